@@ -1,0 +1,84 @@
+"""Every image's gates, stored as bits, and what follows from them layer by layer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gaternet.model import GaterNet
+
+
+@dataclass(frozen=True)
+class LayerUse:
+    """Gates of one gate point: how many never close, never open, or depend on the input."""
+
+    name: str
+    total: int
+    always_on: int
+    always_off: int
+
+    @property
+    def input_dependent(self) -> int:
+        return self.total - self.always_on - self.always_off
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """The hard gates of N images: one bit a gate, so 50,000 images × 47,872 gates take 300 MB."""
+
+    bits: NDArray[np.uint8]
+    """(N, ⌈G / 8⌉), each row packed as by `numpy.packbits`."""
+    slices: dict[str, slice]
+    """Columns of each gate point."""
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    @property
+    def gate_count(self) -> int:
+        """G."""
+        return max(columns.stop for columns in self.slices.values())
+
+    def gates(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Return rows `start` to `stop` unpacked, (n, G) uint8, 0 or 1."""
+        return np.unpackbits(self.bits[start:stop], axis=1, count=self.gate_count)
+
+    def open_counts(self) -> NDArray[np.int64]:
+        """Return for how many images each gate is open, (G,)."""
+        counts = np.zeros(self.gate_count, dtype=np.int64)
+        for start in range(0, len(self), 1024):
+            counts += self.gates(start, start + 1024).sum(axis=0, dtype=np.int64)
+        return counts
+
+    def layers(self) -> tuple[LayerUse, ...]:
+        """Return the use of each gate point's gates, in the order of execution (Figures 2, 6)."""
+        counts = self.open_counts()
+        return tuple(
+            LayerUse(
+                name,
+                columns.stop - columns.start,
+                int((counts[columns] == len(self)).sum()),
+                int((counts[columns] == 0).sum()),
+            )
+            for name, columns in self.slices.items()
+        )
+
+
+@torch.inference_mode()
+def collect(model: GaterNet, batches: Iterable[Tensor]) -> GateRecord:
+    """Record the hard gates of normalised images (N, C, H, W), batch by batch.
+
+    Only the gater runs. The model is put into evaluation mode and left as it was found.
+    """
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    rows = [
+        np.packbits(model.binarizer(model.gate_logits(images.to(device))).bool().cpu().numpy(), 1)
+        for images in batches
+    ]
+    model.train(training)
+    return GateRecord(np.concatenate(rows), model.slices)

@@ -1,0 +1,242 @@
+"""Models and training states on disk: safetensors and JSON, with the SHA-256 of every file.
+
+A checkpoint is a directory that appears whole or not at all. Nothing here reads a pickle.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gaternet import backbones
+from gaternet.backbones import BackboneConfig
+from gaternet.errors import UserError
+from gaternet.gate_points import GatePoint
+from gaternet.gater import Gater
+from gaternet.model import GaterNet
+
+MANIFEST = "manifest.json"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class GaterConfig:
+    """What builds a gater again."""
+
+    extractor: BackboneConfig
+    bottleneck: int
+    batch_norm: bool = True
+    input_size: int | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What builds a model again: its backbone, and its gater and gate points where it has them."""
+
+    backbone: BackboneConfig
+    gater: GaterConfig | None = None
+    points: tuple[GatePoint, ...] = ()
+    threshold: float = 0.0
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def describe(model: nn.Module) -> ModelConfig:
+    """Return what builds `model`, a GaterNet or a plain backbone, again.
+
+    Raises UserError where its backbone or its gater's extractor cannot be named.
+    """
+    if not isinstance(model, GaterNet):
+        return ModelConfig(backbones.describe(model))
+    gater = model.gater
+    return ModelConfig(
+        backbones.describe(model.backbone),
+        GaterConfig(
+            backbones.describe(gater.extractor),
+            gater.bottleneck,
+            gater.batch_norm,
+            gater.input_size,
+        ),
+        model.points,
+        model.binarizer.threshold,
+    )
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """Build the model that `config` describes, with fresh weights."""
+    backbone = backbones.create(config.backbone)
+    if config.gater is None:
+        return backbone
+    gater = Gater(
+        backbones.create(config.gater.extractor),
+        config.gater.bottleneck,
+        batch_norm=config.gater.batch_norm,
+        input_size=config.gater.input_size,
+    )
+    size = config.backbone.image_size
+    model = GaterNet(
+        backbone, gater, points=config.points, input_size=(config.backbone.channels, size, size)
+    )
+    model.binarizer.threshold = config.threshold
+    return model
+
+
+def save(model: nn.Module, directory: str | Path) -> None:
+    """Save a GaterNet or a plain backbone, weights and architecture.
+
+    Raises UserError where the directory exists or the architecture cannot be built again by name.
+    """
+    config = describe(model)
+    with torch.device("meta"):
+        rebuilt = build(config)
+    if _shapes(rebuilt) != _shapes(model):
+        raise UserError(
+            f"{config.backbone.name} built by name differs from this model (options that change "
+            "its layers?); save its state_dict() and build it in your own code"
+        )
+    write(Path(directory), {MODEL: model.state_dict()}, {MODEL: asdict(config)})
+
+
+def load(directory: str | Path) -> nn.Module:
+    """Load what `save` wrote, or the newest good checkpoint of a run, in evaluation mode.
+
+    Raises UserError where the directory holds no model or a file of it was altered.
+    """
+    path = Path(directory)
+    if (path / "checkpoints").is_dir():
+        path = newest(path / "checkpoints")
+    values = read_json(path, MODEL)
+    try:
+        config = TypeAdapter(ModelConfig).validate_python(values)
+    except ValidationError as error:
+        raise UserError(
+            f"{path / 'model.json'}: not a model of this version: {error.errors()[0]['msg']}"
+        ) from None
+    model = build(config)
+    load_weights(model, read_tensors(path, MODEL), path)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Put `weights` into `model`; raise UserError where they belong to another architecture."""
+    expected = _shapes(model)
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{source}: weights of another model: {name} is {found.get(name, 'missing')} there "
+                f"and {expected.get(name, 'missing')} here"
+            )
+    model.load_state_dict(dict(weights))
+
+
+def write(
+    directory: Path, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+) -> None:
+    """Write NAME.safetensors and NAME.json files and their manifest, whole or not at all.
+
+    Raises UserError where the directory exists or the disk does not take it.
+    """
+    if directory.exists():
+        raise UserError(f"{directory} exists already; choose another directory or remove it")
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name, group in tensors.items():
+            # A copy each: safetensors refuses tensors that share memory.
+            packed = {key: t.detach().cpu().contiguous().clone() for key, t in group.items()}
+            save_file(packed, partial / f"{name}.safetensors")
+        for name, value in values.items():
+            (partial / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n")
+        files = sorted(partial.iterdir())
+        manifest = {
+            file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size} for file in files
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for file in (*files, partial / MANIFEST):
+            _sync(file)
+        _sync(partial)
+        partial.rename(directory)
+        _sync(directory.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"cannot write {directory}: {error}") from error
+
+
+def verify_manifest(directory: Path) -> None:
+    """Raise UserError unless every file of a checkpoint is there and unaltered."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
+    except FileNotFoundError:
+        raise UserError(f"{directory} holds no model: it has no {MANIFEST}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{directory / MANIFEST} is damaged; use another checkpoint") from None
+    for name, digest in expected.items():
+        file = directory / name
+        if Path(name).name != name or not file.is_file():
+            raise UserError(f"{file} is missing; use another checkpoint")
+        if _sha256(file) != digest:
+            raise UserError(
+                f"{file} was truncated or altered (its SHA-256 differs from {MANIFEST}); "
+                "use another checkpoint"
+            )
+
+
+def read_tensors(directory: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors of NAME.safetensors, on the CPU, after verifying the whole checkpoint."""
+    verify_manifest(directory)
+    try:
+        return load_file(directory / f"{name}.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{directory / name}.safetensors cannot be read: {error}") from error
+
+
+def read_json(directory: Path, name: str) -> Any:
+    """Return the content of NAME.json, after verifying the whole checkpoint."""
+    verify_manifest(directory)
+    try:
+        return json.loads((directory / f"{name}.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory / name}.json cannot be read: {error}") from error
+
+
+def newest(checkpoints: Path) -> Path:
+    """Return a run's newest checkpoint; raise UserError if there is none or it is damaged."""
+    found = sorted(path for path in checkpoints.glob("epoch-*") if path.is_dir())
+    if not found:
+        raise UserError(
+            f"{checkpoints} holds no checkpoint yet: the run ended before its first epoch"
+        )
+    verify_manifest(found[-1])
+    return found[-1]
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,231 @@
+"""The command line: arguments in, calls out; nothing else."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional
+
+from gaternet.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+GateFormName = Literal["hard", "soft", "noisy"]
+SplitName = Literal["test", "train", "validation"]
+
+
+def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
+    """Gate a small CNN on scikit-learn's digits: offline, a few minutes, ends with a figure.
+
+    Args:
+        out: Directory for the runs and the figure.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from gaternet import demo as demonstration
+
+    demonstration.run(out, device)
+
+
+def recipes(
+    action: Positional[Literal["list", "show"]], name: Positional[str | None] = None
+) -> None:
+    """List the recipes, or show every setting of one.
+
+    Args:
+        action: `list`, or `show` with a name.
+        name: The recipe to show.
+    """
+    from gaternet import presentation
+    from gaternet.recipes import RECIPES, get
+
+    if action == "list":
+        if name is not None:
+            raise UserError(f"`recipes list` takes no name; did you mean `recipes show {name}`?")
+        presentation.recipe_list(RECIPES.values())
+    elif name is None:
+        raise UserError("`recipes show` needs a name; `recipes list` lists them")
+    else:
+        presentation.recipe_settings(get(name))
+
+
+def train(recipe: Positional[str]) -> None:
+    """Train a recipe; `gaternet train RECIPE --help` shows its flags and settings.
+
+    Args:
+        recipe: A name from `gaternet recipes list`; it comes first.
+    """
+    _train_recipe(recipe, [])
+
+
+def evaluate(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    gates: GateFormName = "hard",
+    threshold: float | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Measure a run's error, top-1 and top-5, and what its gates do.
+
+    Args:
+        run: Run directory.
+        data: Folder or hub name; default: the hub name of the run's data set.
+        split: Images to measure on.
+        gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard).
+        threshold: Logit from which a gate is open; lower opens more. Default: the run's.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import EvaluationRequest, evaluate_run
+
+    request = EvaluationRequest(data, split, gates, threshold, device)
+    presentation.evaluation(evaluate_run(run, request), as_json=json)
+
+
+def predict(
+    run: Positional[Path],
+    images: Positional[tuple[Path, ...]],
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Classify images; show the probabilities and how many gates each layer opens.
+
+    Args:
+        run: Run directory.
+        images: Image files.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import predict_images
+
+    if not images:
+        raise UserError("predict needs at least one image file")
+    presentation.predictions(predict_images(run, images, device), as_json=json)
+
+
+def info(json: bool = False) -> None:
+    """Show versions, devices and what `auto` settings come to here.
+
+    Args:
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import environment
+
+    presentation.environment(environment(), as_json=json)
+
+
+COMMANDS = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "recipes": recipes,
+    "info": info,
+}
+
+
+def _train_recipe(name: str, arguments: Sequence[str]) -> None:
+    from gaternet.recipes import get
+    from gaternet.training.config import (
+        Augmentation,
+        Compute,
+        Gating,
+        Optimizer,
+        Schedule,
+        check,
+    )
+
+    recipe = get(name)
+
+    @dataclass(frozen=True)
+    class PlainSettings:
+        out: Path
+        """Directory of the run; it must be new, or hold the run to --resume."""
+        data: str | None = recipe.data.hub
+        """Folder (parquet, or images by class) or hub name of the data set."""
+        epochs: int | None = None
+        """Rescale the whole schedule to this many epochs."""
+        resume: bool = False
+        """Go on from the newest checkpoint in --out."""
+        device: str = "auto"
+        """auto, cpu, cuda or cuda:N."""
+        seed: int = recipe.seed
+        """Decides initial weights, order, augmentation and noise."""
+        validation: int = recipe.validation
+        """Training images held out, drawn at random; 0 trains on all of them."""
+        optimizer: Optimizer = recipe.optimizer
+        schedule: Schedule = recipe.schedule
+        augmentation: Augmentation = recipe.augmentation
+        compute: Compute = recipe.compute
+
+    @dataclass(frozen=True)
+    class GatedSettings(PlainSettings):
+        backbone: Path | None = None
+        """Run that the backbone's weights come from; default: trained first, into OUT/backbone."""
+        gater: Path | None = None
+        """Run that the gater's weights come from; default: trained first, into OUT/gater."""
+        from_scratch: bool = False
+        """Start from fresh weights, without pre-training."""
+        gating: Gating = recipe.gating or Gating()
+
+    settings = tyro.cli(
+        GatedSettings if recipe.gating else PlainSettings,
+        prog=f"gaternet train {name}",
+        description=f"Reproduces: {recipe.reproduces}.",
+        args=list(arguments),
+        config=(FlagCreatePairsOff,),
+    )
+    recipe = replace(
+        recipe,
+        seed=settings.seed,
+        validation=settings.validation,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        augmentation=settings.augmentation,
+        compute=settings.compute,
+    )
+    if settings.epochs is not None:
+        recipe = recipe.with_epochs(settings.epochs)
+    if isinstance(settings, GatedSettings):
+        recipe = replace(recipe, gating=settings.gating)
+    recipe = check(recipe)
+
+    from gaternet.training.phases import Sources
+    from gaternet.training.phases import train as train_recipe
+
+    if isinstance(settings, GatedSettings):
+        sources = Sources(settings.data, settings.backbone, settings.gater, settings.from_scratch)
+    else:
+        sources = Sources(settings.data)
+    train_recipe(recipe, sources, settings.out, device=settings.device, resume=settings.resume)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0, 1 for a mistake in files, 2 in arguments."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
+            _train_recipe(arguments[1], arguments[2:])
+        else:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="gaternet",
+                description="CNNs that choose their filters per input.",
+                args=arguments,
+                config=(FlagCreatePairsOff, AvoidSubcommands),
+            )
+    except UserError as error:
+        print(f"gaternet: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("gaternet: interrupted", file=sys.stderr)
+        return 130
+    return 0

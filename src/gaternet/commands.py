@@ -1,0 +1,163 @@
+"""What the command line's verbs do, as functions that return plain data."""
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gaternet import checkpoint
+from gaternet.binarizers import GateForm
+from gaternet.data.augmentation import normalise
+from gaternet.data.cache import cache_directory
+from gaternet.data.decoding import decode_image, fit_to
+from gaternet.data.image_set import ImageSet, split_validation
+from gaternet.data.sources import load
+from gaternet.errors import UsageError
+from gaternet.model import GaterNet
+from gaternet.training.compute import choose_device, hardware, plan
+from gaternet.training.config import Compute
+from gaternet.training.evaluation import Evaluation, evaluate
+from gaternet.training.run import Run, open_run
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to measure a run on, and how."""
+
+    data: str | None = None
+    split: str = "test"
+    gates: str = "hard"
+    threshold: float | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """A measurement and what it was made of."""
+
+    run: str
+    recipe: str
+    data: str
+    split: str
+    gate_form: str | None
+    threshold: float | None
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class LayerGates:
+    """Open gates of one gate point."""
+
+    name: str
+    open: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image: classes by falling probability, gates by layer."""
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    layers: tuple[LayerGates, ...]
+
+
+def evaluate_run(path: Path, request: EvaluationRequest) -> RunEvaluation:
+    """Measure the newest checkpoint of a run.
+
+    Raises UserError where there is none, or where data or flags do not go with it.
+    """
+    run = open_run(path)
+    model = checkpoint.load(path).to(choose_device(request.device))
+    if not isinstance(model, GaterNet) and (
+        request.threshold is not None or request.gates != "hard"
+    ):
+        raise UsageError(f"{path} is a plain network: --gates and --threshold need gates")
+    if isinstance(model, GaterNet) and request.threshold is not None:
+        model.binarizer.threshold = request.threshold
+    images = _split(run, request)
+    measured = evaluate(model, images, run.config.recipe.data, GateForm(request.gates))
+    gated = isinstance(model, GaterNet)
+    return RunEvaluation(
+        run=str(path),
+        recipe=run.config.recipe.name,
+        data=images.name,
+        split=request.split,
+        gate_form=request.gates if gated else None,
+        threshold=model.binarizer.threshold if isinstance(model, GaterNet) else None,
+        evaluation=measured,
+    )
+
+
+def _split(run: Run, request: EvaluationRequest) -> ImageSet:
+    recipe = run.config.recipe
+    where = request.data or recipe.data.hub
+    if where is None:
+        raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
+    if request.split == "test":
+        return load(where, recipe.data, "test")
+    images = load(where, recipe.data, "train")
+    if request.split == "train":
+        return images
+    if not recipe.validation:
+        raise UsageError(f"{run.path} was trained on all images: it has no validation split")
+    return split_validation(images, recipe.validation, recipe.seed)[1]
+
+
+def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -> list[Prediction]:
+    """Classify image files, each scaled and cropped to the size that the run was trained on.
+
+    Raises UserError where a file is no image.
+    """
+    run = open_run(path)
+    data = run.config.recipe.data
+    model = checkpoint.load(path).to(choose_device(device))
+    where = next(model.parameters()).device
+    predictions = []
+    for file in images:
+        pixels = fit_to(decode_image(file), data.image_size, data.channels)
+        predictions.append(_predict(model, pixels[None].to(where), run, file))
+    return predictions
+
+
+@torch.inference_mode()
+def _predict(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path) -> Prediction:
+    data = run.config.recipe.data
+    output = model(normalise(pixels, data.mean, data.std))
+    layers: tuple[LayerGates, ...] = ()
+    logits = output
+    if isinstance(model, GaterNet):
+        logits = output.logits
+        opened = output.gates[0]
+        layers = tuple(
+            LayerGates(name, int(opened[columns].sum()), columns.stop - columns.start)
+            for name, columns in model.slices.items()
+        )
+    probabilities, order = logits[0].softmax(dim=0).sort(descending=True)
+    return Prediction(
+        str(file),
+        tuple(run.config.classes[i] for i in order.tolist()),
+        tuple(probabilities.tolist()),
+        layers,
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, the device, and what `auto` settings come to on it."""
+    device = choose_device("auto")
+    chosen = plan(Compute(), device, steps=10**9)
+    return {
+        "gaternet": version("gaternet"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "datasets")},
+        "device": str(device),
+        "hardware": hardware(device),
+        "precision": str(chosen.dtype).removeprefix("torch."),
+        "compile": chosen.note or ("long runs" if chosen.compile else "no"),
+        "channels_last": chosen.memory_format == torch.channels_last,
+        "cache": str(cache_directory()),
+    }

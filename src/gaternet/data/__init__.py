@@ -1,0 +1,1 @@
+"""Where images come from, how they are augmented, how they reach the device."""

@@ -1,0 +1,73 @@
+"""Decoded images on disk, so that a data set is decoded once.
+
+An entry is KEY.safetensors (images and labels) and KEY.json (class names, and the SHA-256 of all
+three). The key says what the images were made from, so an entry is never out of date; one that
+does not match its SHA-256 is made again. Both files are a function of the key and each is put in
+place by a rename, so processes that write the same entry at once do no harm.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from gaternet.data.image_set import ImageSet, content_digest, make_image_set
+
+Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
+"""Images (N, C, H, W) uint8, labels (N,) int64, class names."""
+
+
+def cache_directory() -> Path:
+    """Return the folder of decoded images: $GATERNET_CACHE, or gaternet in the user's cache."""
+    if chosen := os.environ.get("GATERNET_CACHE"):
+        return Path(chosen).expanduser()
+    user = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(user) if user else Path.home() / ".cache") / "gaternet"
+
+
+def cached(key: str, name: str, build: Callable[[], Decoded]) -> ImageSet:
+    """Return the entry of `key` as a set called `name`; where there is none that is whole, build it.
+
+    A folder that cannot be written to costs another `build` next time, and nothing else.
+    """
+    path = cache_directory() / f"{key}.safetensors"
+    found = _read(path, name)
+    if found is not None:
+        return found
+    images, labels, classes = build()
+    digest = content_digest(images, labels, classes)
+    record = json.dumps({"sha256": digest, "classes": classes})
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, save({"images": images, "labels": labels}))
+        _write(path.with_suffix(".json"), record.encode())
+    return make_image_set(images, labels, classes, name, digest)
+
+
+def _read(path: Path, name: str) -> ImageSet | None:
+    try:
+        record = json.loads(path.with_suffix(".json").read_bytes())
+        tensors = load_file(path)
+        images, labels, classes = tensors["images"], tensors["labels"], tuple(record["classes"])
+        if content_digest(images, labels, classes) != record["sha256"]:
+            return None
+        return make_image_set(images, labels, classes, name, record["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+        except OSError:
+            temporary.unlink()
+            raise
+    temporary.replace(path)

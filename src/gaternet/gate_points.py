@@ -1,0 +1,217 @@
+"""Gate points: the submodules of a backbone whose output channels are opened and closed.
+
+    output (N, C, H, W)  →  output · gates[:, start:stop, None, None]
+
+Backbones know nothing about gates; forward hooks put them there (paper, section 3.1,
+equations 3 and 4).
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from gaternet import structure
+from gaternet.graph import Graph
+
+
+@dataclass(frozen=True)
+class GatePoint:
+    """A submodule whose output (N, channels, H, W) is gated, `block` channels by one gate."""
+
+    name: str
+    channels: int
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.channels % self.block:
+            raise ValueError(
+                f"gate point `{self.name}`: {self.channels} channels are no multiple of "
+                f"blocks of {self.block}"
+            )
+
+    @property
+    def gates(self) -> int:
+        """The number of its gates."""
+        return self.channels // self.block
+
+
+def find_gate_points(graph: Graph) -> tuple[GatePoint, ...]:
+    """The gate points of a backbone by the structural rule (see `gaternet.structure`).
+
+    :raises ValueError: the rule finds none, or a residual branch where no gate can sit.
+    """
+    nodes = structure.gated_nodes(graph)
+    points = tuple(_point(graph, structure.name_of(graph, node), node) for node in nodes)
+    if not points:
+        raise ValueError(
+            "no addition, concatenation or chain of convs with a gate point was found in the "
+            "backbone: name the gate points yourself"
+        )
+    return points
+
+
+def name_gate_points(
+    graph: Graph, names: Iterable[str] | Callable[[str], bool]
+) -> tuple[GatePoint, ...]:
+    """Gate points by the names of submodules, or by a predicate on all their names.
+
+    They come in the order of execution, whatever the order of the names.
+
+    :raises ValueError: a name that is unknown or given twice, a submodule that is called other
+        than once or whose output is not (N, C, H, W); or no name at all.
+    """
+    chosen = [n for n in graph.outputs if names(n)] if callable(names) else list(names)
+    if not chosen:
+        raise ValueError("no submodule is named as a gate point")
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise ValueError(f"gate point `{name}` is named twice")
+    outputs = {name: _checked_output(graph, name) for name in chosen}
+    for name, node in outputs.items():
+        twin = next(n for n, other in outputs.items() if other is node)
+        if twin != name:
+            raise ValueError(f"gate points `{twin}` and `{name}` are one and the same output")
+    ordered = sorted(outputs, key=lambda name: graph.order(outputs[name]))
+    return tuple(_point(graph, name, outputs[name]) for name in ordered)
+
+
+def _point(graph: Graph, name: str | None, node: Any) -> GatePoint:
+    shape = graph.shape(node)
+    assert name is not None and shape is not None
+    return GatePoint(name, shape[1])
+
+
+def _checked_output(graph: Graph, name: str) -> Any:
+    if name not in graph.outputs:
+        near = difflib.get_close_matches(name, graph.outputs, n=3, cutoff=0.5)
+        hint = f"; near it: {', '.join(f'`{n}`' for n in near)}" if near else ""
+        raise ValueError(f"the backbone has no submodule `{name}`{hint}")
+    calls = graph.outputs[name]
+    if len(calls) != 1:
+        raise ValueError(
+            f"`{name}` cannot be a gate point: it is called {len(calls)} times in a forward, "
+            f"not once{_inside(graph, name)}"
+        )
+    if calls[0] is None:
+        raise ValueError(f"`{name}` cannot be a gate point: its output is not one tensor")
+    reason = structure.refusal(graph, calls[0])
+    if reason is not None:
+        raise ValueError(f"`{name}` cannot be a gate point: {reason}")
+    return calls[0]
+
+
+def _inside(graph: Graph, name: str) -> str:
+    owner = name.rpartition(".")[0]
+    while owner:
+        if any(node is not None and graph.is_call_of(node, owner) for node in graph.outputs[owner]):
+            return f" (it is a part of `{owner}`, which is one operation here: name that)"
+        owner = owner.rpartition(".")[0]
+    return ""
+
+
+class GateHolder:
+    """Where the hooks of one backbone find the gates of the present forward.
+
+    The gates stay until the next forward of the backbone, because activation checkpointing runs
+    submodules again in the backward. A forward of the backbone that was not armed takes them
+    away: it is the plain network.
+    """
+
+    def __init__(self) -> None:
+        self.gates: Tensor | None = None  # (N, G)
+        self.armed = False
+
+    def arm(self, gates: Tensor) -> None:
+        """Set the gates (N, G) of the next forward of the backbone."""
+        self.gates = gates
+        self.armed = True
+
+    def clear(self) -> None:
+        """Let go of the gates: where no backward follows."""
+        self.gates = None
+        self.armed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Gates belong to one forward; with their autograd history they could not be copied.
+        return {"gates": None, "armed": False}
+
+
+class GateHook:
+    """Forward hook that multiplies an output (N, C, H, W) by its gates, `gates[:, start:stop]`.
+
+    An object, not a closure: a copy of the backbone must get its own holder.
+    """
+
+    def __init__(self, holder: GateHolder, start: int, stop: int, block: int = 1) -> None:
+        self.holder = holder
+        self.start = start
+        self.stop = stop
+        self.block = block
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if self.holder.gates is None:
+            return None
+        gates = self.holder.gates[:, self.start : self.stop]
+        if self.block > 1:
+            gates = gates.repeat_interleave(self.block, dim=1)
+        return output * gates[:, :, None, None].to(output.dtype)
+
+
+class _Disarm:
+    """Forward pre-hook of the backbone: the armed gates serve one forward."""
+
+    def __init__(self, holder: GateHolder) -> None:
+        self.holder = holder
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if self.holder.armed:
+            self.holder.armed = False
+        else:
+            self.holder.gates = None
+
+
+def attach(backbone: nn.Module, points: Sequence[GatePoint]) -> GateHolder:
+    """Hook the gate points of a backbone to one holder; gates are in the order of the points.
+
+    State dicts keep their keys.
+
+    :raises ValueError: the backbone already has gates, or has no submodule of that name.
+    """
+    for name, module in backbone.named_modules():
+        if any(isinstance(hook, GateHook | _Disarm) for hook in _hooks(module)):
+            raise ValueError(
+                f"the backbone is already gated at `{name}`: detach it first, or gate a copy"
+                if name
+                else "the backbone is already gated: detach it first, or gate a copy"
+            )
+    holder, start = GateHolder(), 0
+    modules = [_submodule(backbone, point.name) for point in points]
+    for module, point in zip(modules, points, strict=True):
+        hook = GateHook(holder, start, start + point.gates, point.block)
+        # Before any other hook: whoever watches this submodule sees what flows on.
+        module.register_forward_hook(hook, prepend=True)
+        start += point.gates
+    backbone.register_forward_pre_hook(_Disarm(holder))
+    return holder
+
+
+def detach(backbone: nn.Module) -> None:
+    """Take all gates off a backbone."""
+    for module in backbone.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [k for k, hook in hooks.items() if isinstance(hook, GateHook | _Disarm)]:
+                del hooks[key]
+
+
+def _hooks(module: nn.Module) -> Iterable[Callable[..., Any]]:
+    return (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+
+
+def _submodule(backbone: nn.Module, name: str) -> nn.Module:
+    try:
+        return backbone.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"the backbone has no submodule `{name}`") from None

@@ -1,0 +1,182 @@
+"""One trace of a backbone: operations, shapes, submodules and their outputs, multiply-accumulates.
+
+Everything that has to know how a backbone is built (gate points, costs, compression, the runtime)
+reads the `Graph` made here; nothing analyses the network a second time.
+"""
+
+import operator
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from gaternet.errors import UserError
+from gaternet.tracing import BATCH, BackboneTracer, Facts
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What a backbone does in evaluation mode, found without running it.
+
+    fx: its operations in their order of execution. A submodule of PyTorch's own, a conv, a linear
+        layer or a norm is one `call_module` node. Sizes of tensors are operations too, so the
+        batch size stays open; a size that Python itself needs, `range(x.shape[0])`, is fixed.
+    modules: its submodules by name, with the backbone's settings and parameters without values.
+    outputs: for each submodule, what each of its calls returned; None for what is not one tensor.
+    macs: multiply-accumulates per image by layer, of convs, linear layers and matrix products;
+        biases are not counted.
+    uncounted: operations that cost something and are not in `macs`: "layer: operation" → calls.
+    input_size: (C, H, W) of the image that it was traced with.
+    """
+
+    fx: torch.fx.Graph
+    modules: Mapping[str, nn.Module]
+    outputs: Mapping[str, tuple[Node | None, ...]]
+    macs: Mapping[str, int]
+    uncounted: Mapping[str, int]
+    input_size: tuple[int, int, int]
+
+    @property
+    def total_macs(self) -> int:
+        """Multiply-accumulates per image of all layers that are counted."""
+        return sum(self.macs.values())
+
+    def module(self, node: Node) -> nn.Module | None:
+        """The submodule that a node calls, None for a function or a method."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def names(self, node: Node) -> tuple[str, ...]:
+        """The submodules whose output a node is, innermost first."""
+        return tuple(_facts(node).names)
+
+    def layer(self, node: Node) -> str:
+        """The innermost submodule in whose forward a node runs, "" for the backbone itself."""
+        return _facts(node).layer
+
+    def shape(self, node: Node) -> tuple[int, ...] | None:
+        """The shape of a node's tensor for `BATCH` images, None if it is not one tensor."""
+        return node.meta["shape"]
+
+    def is_identity(self, node: Node) -> bool:
+        """Whether a node hands on one of its inputs as it is (drop path in evaluation)."""
+        return _facts(node).is_identity
+
+    def works_in_place(self, node: Node) -> bool:
+        """Whether a node overwrites one of its inputs."""
+        return _facts(node).works_in_place
+
+    def is_learned(self, node: Node) -> bool:
+        """Whether a node is a parameter or is computed from one, and from no image."""
+        return node.meta["is_learned"]
+
+    def inputs(self, node: Node) -> list[Node]:
+        """The tensors that a node reads and that depend on the images: no parameters, no sizes."""
+        return [given for given in node.all_input_nodes if given.meta["is_feature"]]
+
+    def readers(self, node: Node) -> list[Node]:
+        """The operations that read the values of a node's tensor, not only its size."""
+        return [user for user in node.users if user.op == "output" or user.meta["holds_tensor"]]
+
+    def order(self, node: Node) -> int:
+        """The position of a node in the order of execution."""
+        return node.meta["order"]
+
+    def precedes(self, first: Node, second: Node) -> bool:
+        """Whether the second node is the first or is computed from it."""
+        return bool(second.meta["ancestors"] >> self.order(first) & 1)
+
+    def common_ancestors(self, nodes: Iterable[Node]) -> int:
+        """The nodes that precede all the given ones, as a set of bits: bit i for order i."""
+        return reduce(operator.and_, (node.meta["ancestors"] for node in nodes))
+
+
+def trace(backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -> Graph:
+    """Trace a backbone in evaluation mode; it is not run and not changed.
+
+    It may be of any size and lie on any device, the meta device too. Forward hooks are ignored.
+
+    input_size: (C, H, W) of an image; by default the backbone's own `input_size`, else timm's
+        `pretrained_cfg["input_size"]`
+
+    Raises ValueError where no input size is known, UserError for an operation that cannot be
+    traced (the message names it).
+    """
+    size = input_size or _own_input_size(backbone)
+    with torch.inference_mode(False):
+        tracer = BackboneTracer(backbone, size)
+        try:
+            operations = tracer.trace(tracer.skeleton)
+        except Exception as error:
+            raise UserError(_explain(backbone, tracer, error)) from error
+    _annotate(operations, dict(tracer.skeleton.named_parameters(remove_duplicate=False)))
+    return Graph(
+        fx=operations,
+        modules=dict(tracer.skeleton.named_modules()),
+        outputs={name: tuple(nodes) for name, nodes in tracer.outputs.items()},
+        macs={name: macs // BATCH for name, macs in tracer.macs.items()},
+        uncounted=dict(tracer.uncounted),
+        input_size=size,
+    )
+
+
+def _own_input_size(backbone: nn.Module) -> tuple[int, int, int]:
+    size = getattr(backbone, "input_size", None)
+    if size is None:
+        size = (getattr(backbone, "pretrained_cfg", None) or {}).get("input_size")
+    if size is None:
+        raise ValueError(
+            f"the input size of {type(backbone).__name__} is not known: "
+            "give input_size=(channels, height, width)"
+        )
+    channels, height, width = size
+    return channels, height, width
+
+
+def _annotate(operations: torch.fx.Graph, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put what a reader of the graph asks for in place of the fake values."""
+    for order, node in enumerate(operations.nodes):
+        facts: Facts = node.meta.setdefault("facts", Facts(None, ""))
+        given = node.all_input_nodes
+        holds_tensor = _holds_tensor(facts.value)
+        from_images = node.op == "placeholder" or any(n.meta["from_images"] for n in given)
+        learned = node.target in parameters or any(n.meta["is_learned"] for n in given)
+        node.meta |= {
+            "order": order,
+            "shape": tuple(facts.value.shape) if isinstance(facts.value, Tensor) else None,
+            "holds_tensor": holds_tensor,
+            "from_images": from_images,
+            "is_feature": holds_tensor and from_images,
+            "is_learned": learned,
+            "ancestors": reduce(operator.or_, (n.meta["ancestors"] for n in given), 1 << order),
+        }
+        facts.value = None
+
+
+def _facts(node: Node) -> Facts:
+    return node.meta["facts"]
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_tensor(item) for item in value)
+    return isinstance(value, Tensor)
+
+
+def _explain(backbone: nn.Module, tracer: BackboneTracer, error: Exception) -> str:
+    own = (str(Path(torch.__file__).parent), str(Path(__file__).parent / "tracing.py"), __file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(own)]
+    line = f" at {theirs[-1].filename}:{theirs[-1].lineno}, `{theirs[-1].line}`" if theirs else ""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"{type(backbone).__name__} cannot be traced{line}, after {tracer.current}, with images "
+        f"of size {tracer.input_size}: {reason}. If the size is wrong, give input_size; "
+        "otherwise put that line into a function at the top level of a module and mark it with "
+        "torch.fx.wrap: the trace takes it as one operation"
+    )

@@ -1,0 +1,32 @@
+"""What training minimises: cross entropy and the price of open gates (paper, section 3.2.2)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def gate_sparsity(gates: Tensor) -> Tensor:
+    """Return the mean over the batch of ‖g‖₁ / c, a scalar in [0, 1], for gates (N, c).
+
+    Gates are never negative, so the norm is their sum. abs() would have gradient 0 at a closed
+    gate, where the penalty's is 1 / (N·c) as everywhere.
+    """
+    return gates.mean()
+
+
+def gated_cross_entropy(
+    logits: Tensor,
+    gates: Tensor,
+    labels: Tensor,
+    *,
+    sparsity: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return −log P(y|x) + λ·‖g‖₁/c averaged over the batch, a scalar; λ is `sparsity`.
+
+    Takes logits (N, K), gates (N, c) as the forward used them and labels (N,) int64, or (N, K)
+    class probabilities. The paper prints no λ: sweep it. The penalty reaches the gater only.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    classification = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return classification + sparsity * gate_sparsity(gates)

@@ -1,0 +1,102 @@
+"""How results look in a terminal, or as JSON and nothing else."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from gaternet.commands import Prediction, RunEvaluation
+    from gaternet.training.config import Recipe
+
+SHOWN_CLASSES = 5
+
+
+def recipe_list(recipes: Iterable["Recipe"]) -> None:
+    """Print every recipe's name and what it reproduces."""
+    table = _table("recipe", "epochs", "reproduces")
+    for recipe in recipes:
+        table.add_row(recipe.name, str(recipe.schedule.epochs), recipe.reproduces)
+    Console().print(table)
+
+
+def recipe_settings(recipe: "Recipe") -> None:
+    """Print every setting of a recipe as JSON."""
+    from gaternet.training.config import recipe_to_dict
+
+    _print_json(recipe_to_dict(recipe))
+
+
+def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
+    """Print error rates and what the gates do."""
+    if as_json:
+        _print_json(asdict(measured))
+        return
+    found = measured.evaluation
+    table = _table(f"{measured.recipe} on {measured.data}, {measured.split} images", "")
+    table.add_row("images", f"{found.images:,}")
+    table.add_row("top-1 error", f"{found.error_percent:.2f} %")
+    table.add_row("top-5 error", f"{found.top5_error_percent:.2f} %")
+    table.add_row("cross entropy", f"{found.loss:.4f}")
+    if found.gates:
+        gates = found.gates
+        table.add_row("gates", f"{measured.gate_form}, threshold {measured.threshold:g}")
+        table.add_row("always on", _share(gates.always_on, gates.total))
+        table.add_row("always off", _share(gates.always_off, gates.total))
+        table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
+        table.add_row("open per image, mean", _share(gates.mean_open, gates.total))
+        table.add_row("logits within 1 of the threshold", f"{100 * gates.near_threshold:.1f} %")
+    Console().print(table)
+
+
+def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
+    """Print the likeliest classes of each image, and its open gates layer by layer."""
+    found = list(found)
+    if as_json:
+        _print_json([asdict(prediction) for prediction in found])
+        return
+    console = Console()
+    for prediction in found:
+        table = _table(prediction.image, "probability")
+        likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
+        for name, p in list(likeliest)[:SHOWN_CLASSES]:
+            table.add_row(name, f"{100 * p:.1f} %")
+        console.print(table)
+        if prediction.layers:
+            layers = _table("gates in", "open", "of", "")
+            for layer in prediction.layers:
+                bar = "█" * round(24 * layer.open / layer.total)
+                layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
+            console.print(layers)
+
+
+def environment(values: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print versions and devices."""
+    if as_json:
+        _print_json(values)
+        return
+    table = _table("", "")
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), str(value))
+    Console().print(table)
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def _share(count: float, total: int) -> str:
+    shown = f"{count:,}" if isinstance(count, int) else f"{count:,.1f}"
+    return f"{shown} of {total:,} ({100 * count / total:.1f} %)"
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    print()

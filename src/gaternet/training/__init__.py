@@ -1,0 +1,1 @@
+"""One loop for every phase of every recipe."""

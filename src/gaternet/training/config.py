@@ -1,0 +1,159 @@
+"""What a training run is made of: typed, frozen, checked before any data is read."""
+
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gaternet.data.settings import Augmentation, DataConfig
+from gaternet.errors import UserError
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Stochastic gradient descent with momentum."""
+
+    lr: float = 0.1
+    """Highest learning rate, for the whole batch."""
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and how the learning rate falls; milestones are shares of the whole schedule."""
+
+    epochs: int = 164
+    batch_size: int = 128
+    kind: Literal["step", "cosine"] = "step"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Step: where the learning rate is divided by ten."""
+    warmup: float = 0.0
+    """Share of the schedule in which the learning rate rises linearly from zero."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, for networks that do not fit."""
+    ema: float = 0.0
+    """Decay per step of the averaged weights that are evaluated; 0: no averaging."""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class Gating:
+    """The gater and how its gates are trained (paper, sections 3.2 and 3.3)."""
+
+    gater: str = "resnet20"
+    bottleneck: int = 8
+    batch_norm: bool = True
+    """BatchNorm between the gater's two linear layers (the authors' checkpoints have none)."""
+    input_size: int | None = None
+    """Side of the smaller copy of the image that the gater sees; None: the image itself."""
+    opening_bias: float = 0.0
+    """Initial bias of every gate's logit: above zero, gates start open."""
+    sparsity: float = 0.0
+    """λ, the weight of the L1 term."""
+    anneal_from: float = 1.0
+    """Share of the schedule after which the noise fades and more samples take the hard branch."""
+    anneal_until: float = 1.0
+    """Share of the schedule from which training uses exactly the gates of evaluation."""
+    reestimate_batch_norm: bool = False
+    """Measure BatchNorm's statistics again under hard gates when training has ended."""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the device is used; `auto` takes what was measured to be fastest there."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    channels_last: Literal["auto", "on", "off"] = "auto"
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run computes, but where its data lies."""
+
+    name: str
+    reproduces: str
+    data: DataConfig
+    backbone: str
+    gating: Gating | None = None
+    """None trains the backbone as it is."""
+    pretrain: tuple[str, str] | None = None
+    """Recipes that pre-train the backbone and the gater's extractor (paper, section 3.3)."""
+    validation: int = 0
+    """Training images that are held out, drawn at random; 0 trains on all of them."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    compute: Compute = field(default_factory=Compute)
+    seed: int = 0
+
+    __pydantic_config__ = _STRICT
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """Return the same recipe with its whole schedule rescaled to `epochs`."""
+        return replace(self, schedule=replace(self.schedule, epochs=epochs))
+
+
+def check(recipe: Recipe) -> Recipe:
+    """Return `recipe` if it can be run; raise UserError that names the contradictory settings."""
+    schedule, gating = recipe.schedule, recipe.gating
+    wrong = {
+        "schedule.epochs must be at least 1": schedule.epochs < 1,
+        "schedule.batch-size must be at least 2 (BatchNorm)": schedule.batch_size < 2,
+        "schedule.accumulate must divide schedule.batch-size": schedule.accumulate < 1
+        or schedule.batch_size % schedule.accumulate != 0,
+        "schedule.warmup must be in [0, 1)": not 0 <= schedule.warmup < 1,
+        "schedule.ema must be in [0, 1)": not 0 <= schedule.ema < 1,
+        "schedule.milestones must rise within (0, 1)": not all(
+            a < b for a, b in pairwise((0.0, *schedule.milestones, 1.0))
+        ),
+        "optimizer.lr must be above 0": recipe.optimizer.lr <= 0,
+        "optimizer.momentum must be above 0 with optimizer.nesterov": recipe.optimizer.nesterov
+        and recipe.optimizer.momentum <= 0,
+        "validation must not be negative": recipe.validation < 0,
+    }
+    if gating:
+        wrong |= {
+            "gating.bottleneck must be at least 1": gating.bottleneck < 1,
+            "gating.sparsity must not be negative": gating.sparsity < 0,
+            "gating.anneal-from ≤ gating.anneal-until ≤ 1 does not hold": not (
+                0 <= gating.anneal_from <= gating.anneal_until <= 1
+            ),
+        }
+    elif recipe.pretrain:
+        wrong["pretrain needs gating: a plain network is trained from scratch"] = True
+    for message, applies in wrong.items():
+        if applies:
+            raise UserError(f"recipe {recipe.name}: {message}")
+    return recipe
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return plain values, ready for JSON."""
+    return asdict(recipe)
+
+
+def recipe_from_dict(values: object, source: str) -> Recipe:
+    """Return the recipe that `values` describe; `source` names their file in errors.
+
+    Raises UserError for an unknown, missing or mistyped setting.
+    """
+    try:
+        return check(TypeAdapter(Recipe).validate_python(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{source}: setting {where!r}: {first['msg'].lower()}") from None

@@ -1,0 +1,111 @@
+"""Error rates, and what the gates do, over a set of images."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gaternet.binarizers import GateForm
+from gaternet.data.augmentation import normalise
+from gaternet.data.batches import evaluation_batches
+from gaternet.data.image_set import ImageSet
+from gaternet.data.settings import DataConfig
+from gaternet.model import GaterNet
+from gaternet.randomness import Purpose, sample_keys
+
+NEAR_THRESHOLD = 1.0
+"""A logit this near the threshold changes sides by one standard deviation of training noise."""
+
+
+@dataclass(frozen=True)
+class GateUse:
+    """How many gates never close, never open, or depend on the input, over a set of images."""
+
+    total: int
+    always_on: int
+    always_off: int
+    input_dependent: int
+    mean_open: float
+    """Open gates per image, mean."""
+    near_threshold: float
+    """Share of the gate logits within 1 of the threshold."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measured; percentages of `images`."""
+
+    images: int
+    loss: float
+    error_percent: float
+    top5_error_percent: float
+    gates: GateUse | None
+
+
+class _GateCounter:
+    def __init__(self, model: GaterNet, device: torch.device) -> None:
+        self.opened = torch.zeros(model.gate_count, dtype=torch.float64, device=device)
+        self.near = torch.zeros((), dtype=torch.float64, device=device)
+        self.threshold = model.binarizer.threshold
+
+    def add(self, logits: Tensor, gates: Tensor) -> None:
+        self.opened += gates.sum(dim=0, dtype=torch.float64)
+        self.near += ((logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
+
+    def use(self, images: int) -> GateUse:
+        total = len(self.opened)
+        on = int((self.opened == images).sum())
+        off = int((self.opened == 0).sum())
+        return GateUse(
+            total=total,
+            always_on=on,
+            always_off=off,
+            input_dependent=total - on - off,
+            mean_open=float(self.opened.sum()) / images,
+            near_threshold=float(self.near) / (images * total),
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    data: DataConfig,
+    form: GateForm = GateForm.HARD,
+    batch_size: int = 500,
+) -> Evaluation:
+    """Measure a GaterNet or a plain network on every image exactly once, in float32.
+
+    `form` says which gates take part: hard without noise (the paper's evaluation), soft without
+    noise, or hard with noise. The model is put into evaluation mode and left as it was found.
+    """
+    device = next(model.parameters()).device
+    counter = _GateCounter(model, device) if isinstance(model, GaterNet) else None
+    loss = wrong = wrong5 = torch.zeros((), dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    for index, pixels, labels in evaluation_batches(images, batch_size, device):
+        batch = normalise(pixels, data.mean, data.std)
+        if isinstance(model, GaterNet) and counter is not None:
+            gate_logits = model.gate_logits(batch)
+            keys = sample_keys(0, Purpose.SEMHASH, 0, index)
+            gates = model.binarizer.evaluate(gate_logits, form, keys)
+            counter.add(gate_logits, gates)
+            logits = model(batch, gates=gates).logits
+        else:
+            logits = model(batch)
+        loss = loss + F.cross_entropy(logits, labels, reduction="sum")
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hit = top == labels[:, None]
+        wrong = wrong + (~hit[:, 0]).sum()
+        wrong5 = wrong5 + (~hit.any(dim=1)).sum()
+    model.train(training)
+    count = len(images)
+    return Evaluation(
+        images=count,
+        loss=float(loss) / count,
+        error_percent=100 * float(wrong) / count,
+        top5_error_percent=100 * float(wrong5) / count,
+        gates=counter.use(count) if counter else None,
+    )

@@ -1,0 +1,125 @@
+"""A run directory: resolved config, metrics, checkpoints, TensorBoard, result.
+
+RUN/config.json        what decides what the run computes
+RUN/metrics.jsonl      one line an epoch
+RUN/tensorboard/       the same, for TensorBoard
+RUN/checkpoints/       epoch-0007/ …: model, training state, SHA-256 manifest
+RUN/result.json        test error and costs, when the run has ended
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gaternet import checkpoint
+from gaternet.errors import UserError
+from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run directory says about itself."""
+
+    recipe: Recipe
+    data_name: str
+    data_fingerprint: str
+    classes: tuple[str, ...]
+
+
+class Run:
+    """A run directory that exists and may be written to."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one epoch's metrics."""
+        with (self.path / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(metrics) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the metrics of every finished epoch."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def save_checkpoint(
+        self, epoch: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+    ) -> None:
+        """Write the checkpoint of a finished epoch and drop those that are no longer needed."""
+        checkpoint.write(self.checkpoints / f"epoch-{epoch:04d}", tensors, values)
+        for old in sorted(self.checkpoints.glob("epoch-*"))[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def rewind(self, epoch: int) -> None:
+        """Forget the metrics of epochs that were begun or finished after checkpoint `epoch`."""
+        lines = [json.dumps(line) for line in self.metrics() if line["epoch"] <= epoch]
+        (self.path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json."""
+        (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json; None while the run has not ended."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+
+def create_run(path: Path, config: RunConfig) -> Run:
+    """Make a new run directory; raise UserError where there is something already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        kind = "holds a run" if (path / "config.json").exists() else "is not empty"
+        go_on = " or --resume to continue it" if (path / "config.json").exists() else ""
+        raise UserError(f"{path} {kind} already; choose another --out{go_on}")
+    try:
+        (path / "checkpoints").mkdir(parents=True)
+        values = {
+            "gaternet": version("gaternet"),
+            "data": {
+                "name": config.data_name,
+                "fingerprint": config.data_fingerprint,
+                "classes": config.classes,
+            },
+            "recipe": recipe_to_dict(config.recipe),
+        }
+        (path / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return Run(path, config)
+
+
+def open_run(path: Path) -> Run:
+    """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
+    file = path / "config.json"
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run directory")
+    if not file.exists():
+        raise UserError(f"{path} holds no run: it has no config.json")
+    try:
+        values = json.loads(file.read_text())
+        data = values["data"]
+        config = RunConfig(
+            recipe_from_dict(values["recipe"], str(file)),
+            str(data["name"]),
+            str(data["fingerprint"]),
+            tuple(data["classes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None
+    return Run(path, config)

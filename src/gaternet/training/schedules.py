@@ -1,0 +1,29 @@
+"""What changes in the course of a run: the learning rate, and how noisy the gates are."""
+
+import math
+
+from gaternet.training.config import Gating, Schedule
+
+
+def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:
+    """Return the learning rate when a share `progress`, in [0, 1), of the steps is done."""
+    if progress < schedule.warmup:
+        return peak * progress / schedule.warmup
+    if schedule.kind == "step":
+        return float(peak * 0.1 ** sum(progress >= milestone for milestone in schedule.milestones))
+    descent = (progress - schedule.warmup) / (1 - schedule.warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * descent))
+
+
+def gate_noise(gating: Gating, progress: float) -> tuple[float, float]:
+    """Return the noise's standard deviation and the share of samples on the hard branch.
+
+    The paper's values, 1 and 0.5, hold until `anneal_from`; from `anneal_until` on they are 0 and
+    1, so that training sees the very gates of evaluation; in between they move linearly.
+    """
+    if progress < gating.anneal_from:
+        return 1.0, 0.5
+    if progress >= gating.anneal_until:
+        return 0.0, 1.0
+    done = (progress - gating.anneal_from) / (gating.anneal_until - gating.anneal_from)
+    return 1.0 - done, 0.5 + 0.5 * done

@@ -1,0 +1,45 @@
+"""The loss against a slow obvious loop and closed-form gradients (paper, section 3.2.2)."""
+
+import math
+
+import pytest
+import torch
+
+from gaternet.losses import gate_sparsity, gated_cross_entropy
+
+
+def test_equals_a_loop_over_samples() -> None:
+    logits, gates = torch.randn(5, 4), torch.rand(5, 7).round()
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    total = 0.0
+    for row, opened, label in zip(logits.tolist(), gates.tolist(), labels.tolist(), strict=True):
+        total -= math.log(math.exp(row[label]) / sum(math.exp(value) for value in row))
+        total += 0.3 * sum(opened) / 7
+    loss = gated_cross_entropy(logits, gates, labels, sparsity=0.3)
+    assert loss.item() == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_penalty_pulls_at_every_gate_alike_closed_ones_too() -> None:
+    gates = torch.tensor([[0.0, 1.0, 0.4], [0.0, 0.0, 1.0]], requires_grad=True)
+    (0.5 * gate_sparsity(gates)).backward()
+    assert gates.grad is not None
+    assert torch.equal(gates.grad, torch.full((2, 3), 0.5 / 6))
+
+
+def test_label_smoothing_and_soft_labels() -> None:
+    logits, gates = torch.randn(3, 4), torch.zeros(3, 2)
+    labels = torch.tensor([2, 0, 1])
+    smoothed = gated_cross_entropy(logits, gates, labels, sparsity=1.0, label_smoothing=0.2)
+    spread = torch.full((3, 4), 0.2 / 4)
+    spread[range(3), labels] += 0.8
+    torch.testing.assert_close(smoothed, gated_cross_entropy(logits, gates, spread, sparsity=1.0))
+    assert smoothed.item() == pytest.approx(-(spread * logits.log_softmax(1)).sum(1).mean().item())
+
+
+def test_half_precision_logits_are_summed_in_float32() -> None:
+    logits = torch.randn(8, 10).bfloat16()
+    labels = torch.arange(8)
+    loss = gated_cross_entropy(logits, torch.zeros(8, 1), labels, sparsity=0.0)
+    assert loss.dtype == torch.float32
+    expected = gated_cross_entropy(logits.double(), torch.zeros(8, 1), labels, sparsity=0.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
