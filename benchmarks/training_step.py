@@ -22,8 +22,8 @@ from torch import nn
 from gaternet import recipes
 from gaternet.data.image_set import make_image_set
 from gaternet.training.compute import choose_device, hardware, plan
-from gaternet.training.loop import Trainer
 from gaternet.training.phases import build_model
+from gaternet.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def main(settings: Settings) -> None:
         "rounds": len(gated),
         "median_ms": {
             name: round(1000 * statistics.median(times), 2)
-            for name, times in zip(("backbone", "gater", "gated", "data"), (*steps, data), strict=True)
+            for name, times in zip(
+                ("backbone", "gater", "gated", "data"), (*steps, data), strict=True
+            )
         },
         "step_ratio": asdict(ratio(gated, [a + b for a, b in zip(backbone, gater, strict=True)])),
         "data_share": asdict(ratio(data, backbone)),

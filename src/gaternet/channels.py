@@ -6,7 +6,12 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
+from torch.nn.modules.padding import (
+    _CircularPadNd,
+    _ConstantPadNd,
+    _ReflectionPadNd,
+    _ReplicationPadNd,
+)
 from torch.nn.modules.pooling import (
     _AdaptiveAvgPoolNd,
     _AdaptiveMaxPoolNd,
@@ -17,57 +22,48 @@ from torch.nn.modules.pooling import (
 
 from gaternet.graph import Graph
 
-NORM_MODULES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
-NORM_FUNCTIONS = frozenset(
-    {"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm", "local_response_norm"}
-)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
-# Activations that map 0 to 0; a Hardtanh does where its range holds 0.
 ZERO_KEEPING_ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Tanh,
-    nn.Tanhshrink,
-    nn.Hardshrink,
-    nn.Softshrink,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU),
+    *(nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh, nn.Tanhshrink, nn.Hardshrink, nn.Softshrink),
     nn.Softsign,
 )
+# Hardtanh is here because its range may leave 0 out.
 OTHER_ACTIVATIONS = (nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus, nn.Hardtanh)
+_ACTIVATIONS = ZERO_KEEPING_ACTIVATIONS + OTHER_ACTIVATIONS
+
+_POOLS = (_AvgPoolNd, _MaxPoolNd, _LPPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
+_EDGE_PADS = (_ReflectionPadNd, _ReplicationPadNd, _CircularPadNd)
 ZERO_KEEPING_MODULES = (
     *ZERO_KEEPING_ACTIVATIONS,
-    nn.Identity,
-    _DropoutNd,
-    nn.AlphaDropout,
-    _AvgPoolNd,
-    _MaxPoolNd,
-    _LPPoolNd,
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _ReflectionPadNd,
-    _ReplicationPadNd,
-    nn.Upsample,
+    *_POOLS,
+    *_EDGE_PADS,
+    *(nn.Identity, _DropoutNd, nn.AlphaDropout, nn.Upsample),
 )
-ZERO_KEEPING_FUNCTIONS = frozenset(
-    ["relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "tanh", "tanhshrink", "hardshrink", "softshrink", "softsign", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "stochastic_depth", "drop_path", "avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "upsample", "permute", "transpose", "contiguous", "clone", "to", "float", "half", "bfloat16", "type_as", "detach", "neg", "abs", "sqrt", "square"]
+
+# Functions and methods go by name, in-place forms too; their activations by the classes above.
+_NORM_FUNCTIONS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
+_POOL_FUNCTIONS = frozenset(
+    {"avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 )
-OTHER_CHANNELWISE_FUNCTIONS = frozenset(
-    {"add", "sub", "sigmoid", "hardsigmoid", "logsigmoid", "softplus", "hardtanh", "clamp", "exp"}
-)
-_FUNCTIONAL_CONVS = frozenset(
-    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
-)
+_DROP_FUNCTIONS = frozenset({"dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout"})
+_LAYOUT_FUNCTIONS = frozenset({"permute", "transpose", "contiguous", "interpolate"})
+_COPY_FUNCTIONS = frozenset({"clone", "to", "float", "half", "bfloat16", "type_as", "detach"})
 _PRODUCTS = frozenset({"mul", "multiply"})
 _QUOTIENTS = frozenset({"div", "divide", "truediv", "true_divide"})
+_OFFSETS = frozenset({"add", "sub"})
+ZERO_KEEPING_FUNCTIONS = (
+    _POOL_FUNCTIONS | _DROP_FUNCTIONS | _LAYOUT_FUNCTIONS | _COPY_FUNCTIONS | _PRODUCTS | {"neg"}
+)
+_CONV_FUNCTIONS = frozenset(
+    {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+)
+_CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
+
+# They hand on slices or sums of their input, its dimensions where they were.
+_SAME_LAYOUT = _CONCATENATIONS | _OFFSETS | {"getitem", "roll", "flip", "pad"}
+_ON_LAST_DIM = frozenset({"linear", "layer_norm", "rms_norm"})
 _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 
 
@@ -86,41 +82,32 @@ def is_filter(graph: Graph, node: fx.Node) -> bool:
     module = graph.module(node)
     if module is not None:
         return isinstance(module, _ConvNd | nn.Linear)
-    if operation(node) not in _FUNCTIONAL_CONVS | {"linear"}:
-        return False
-    return graph.is_learned(_argument(node, 1, "weight"))
+    has_weight = operation(node) in _CONV_FUNCTIONS | {"linear"}
+    return has_weight and graph.is_learned(_argument(node, 1, "weight"))
 
 
 def is_norm(graph: Graph, node: fx.Node) -> bool:
     """Whether a node is a normalisation."""
-    return isinstance(graph.module(node), NORM_MODULES) or operation(node) in NORM_FUNCTIONS
+    return isinstance(graph.module(node), NORMS) or operation(node) in _NORM_FUNCTIONS
 
 
 def is_activation(graph: Graph, node: fx.Node) -> bool:
     """Whether a node is an element-wise activation, be it a module or a function."""
-    classes = ZERO_KEEPING_ACTIVATIONS + OTHER_ACTIVATIONS
-    if graph.module(node) is not None:
-        return isinstance(graph.module(node), classes)
-    return operation(node).replace("_", "") in {c.__name__.lower() for c in classes}
+    return _is_one_of(_ACTIVATIONS, graph, node)
 
 
 def is_addition(graph: Graph, node: fx.Node) -> bool:
     """Whether a node adds two or more feature maps of its own shape."""
-    inputs = graph.inputs(node)
-    return (
-        operation(node) == "add"
-        and len(inputs) > 1
-        and len(graph.shape(node) or ()) == 4
-        and all(graph.shape(operand) == graph.shape(node) for operand in inputs)
-    )
+    inputs, shape = graph.inputs(node), graph.shape(node) or ()
+    same = all(graph.shape(operand) == shape for operand in inputs)
+    return operation(node) == "add" and len(inputs) > 1 and len(shape) == 4 and same
 
 
 def is_concatenation(graph: Graph, node: fx.Node) -> bool:
     """Whether a node concatenates feature maps (N, C, H, W) along their channels."""
-    if operation(node) not in {"cat", "concat", "concatenate"}:
+    if operation(node) not in _CONCATENATIONS or len(graph.shape(node) or ()) != 4:
         return False
-    shape = graph.shape(node) or ()
-    return len(shape) == 4 and _argument(node, 1, "dim", _argument(node, 1, "axis", 0)) in (1, -3)
+    return _argument(node, 1, "dim", node.kwargs.get("axis", 0)) in (1, -3)
 
 
 def keeps_zero(graph: Graph, node: fx.Node) -> bool:
@@ -128,18 +115,21 @@ def keeps_zero(graph: Graph, node: fx.Node) -> bool:
     module, name = graph.module(node), operation(node)
     if graph.is_identity(node) or isinstance(module, ZERO_KEEPING_MODULES):
         return True
-    match module:
-        case nn.Hardtanh():
-            return module.min_val <= 0 <= module.max_val
-        case _ConstantPadNd():
-            return module.value == 0
+    if name in ZERO_KEEPING_FUNCTIONS or _is_one_of(ZERO_KEEPING_ACTIVATIONS, graph, node):
+        return True
+    if isinstance(module, nn.Hardtanh):
+        return module.min_val <= 0 <= module.max_val
+    if isinstance(module, _ConstantPadNd):
+        return module.value == 0
     if name == "pad":
         return _argument(node, 2, "mode", "constant") != "constant" or not _argument(
-            node, 3, "value", None
+            node, 3, "value"
         )
+    if name in _OFFSETS:  # sum() begins with 0
+        return all(isinstance(term, fx.Node) or term == 0 for term in node.args)
     if name in _QUOTIENTS:
         return isinstance(node.args[0], fx.Node)
-    return name in ZERO_KEEPING_FUNCTIONS | _PRODUCTS or _is_fixed_depthwise(graph, node)
+    return _is_fixed_depthwise(graph, node)
 
 
 def channel_input(graph: Graph, node: fx.Node) -> fx.Node | None:
@@ -155,29 +145,58 @@ def channel_input(graph: Graph, node: fx.Node) -> fx.Node | None:
     channelwise = (
         keeps_zero(graph, node)
         or is_norm(graph, node)
-        or isinstance(graph.module(node), OTHER_ACTIVATIONS + (_ConstantPadNd,))
-        or name in OTHER_CHANNELWISE_FUNCTIONS | {"pad"}
+        or is_activation(graph, node)
+        or isinstance(graph.module(node), _ConstantPadNd)
+        or name in _OFFSETS | {"pad", "clamp"}
     )
     return inputs[0] if channelwise and len(inputs) == 1 else None
 
 
-def channel_dim(graph: Graph, node: fx.Node, before: int) -> int:
-    """Where the channels are after a node: 1 in (N, C, H, W), 3 in (N, H, W, C)."""
+def channel_dim(graph: Graph, node: fx.Node) -> int | None:
+    """Where the channels of a node are: 1 in (N, C, H, W), 3 in (N, H, W, C); None if unknown.
+
+    A conv makes dimension 1, a linear layer and a plain LayerNorm work on the last one.
+    """
+    path = [node]
+    while (source := _layout_source(graph, path[-1])) is not None:
+        path.append(source)
+    dim = _made_dim(graph, path.pop())
+    while path and dim is not None:
+        dim = _permuted(graph, path.pop(), dim)
+    return dim
+
+
+def _layout_source(graph: Graph, node: fx.Node) -> fx.Node | None:
+    """The input whose layout of dimensions a node keeps or permutes."""
+    if _made_dim(graph, node) is not None:
+        return None
+    source = channel_input(graph, node)
+    if source is None and operation(node) in _SAME_LAYOUT:
+        source = next(iter(graph.inputs(node)), None)
+    same_rank = source and len(graph.shape(source) or ()) == len(graph.shape(node) or ())
+    return source if same_rank else None
+
+
+def _made_dim(graph: Graph, node: fx.Node) -> int | None:
+    module, name = graph.module(node), operation(node)
+    last = len(graph.shape(node) or ()) - 1
+    if node.op == "placeholder" or isinstance(module, _ConvNd) or name in _CONV_FUNCTIONS:
+        return 1
+    if type(module) in (nn.Linear, nn.LayerNorm, nn.RMSNorm) or name in _ON_LAST_DIM:
+        return last
+    return None
+
+
+def _permuted(graph: Graph, node: fx.Node, before: int) -> int:
     name, rank = operation(node), len(graph.shape(node) or ())
-    dims: Any = node.args[1:]
+    given: Any = node.args[1:] or tuple(node.kwargs.values())
     if name == "permute":
-        dims = dims[0] if len(dims) == 1 else dims or node.kwargs["dims"]
-        return [dim % rank for dim in dims].index(before)
+        order = given[0] if len(given) == 1 else given
+        return [dim % rank for dim in order].index(before)
     if name == "transpose":
-        first, second = (dim % rank for dim in dims or node.kwargs.values())
+        first, second = (dim % rank for dim in given)
         return {first: second, second: first}.get(before, before)
     return before
-
-
-def own_channel_dim(graph: Graph, node: fx.Node) -> int:
-    """Where a convolution or linear layer puts the channels of its output."""
-    linear = isinstance(graph.module(node), nn.Linear) or operation(node) == "linear"
-    return len(graph.shape(node) or ()) - 1 if linear else 1
 
 
 def _scaled(graph: Graph, node: fx.Node, inputs: list[fx.Node]) -> fx.Node | None:
@@ -188,11 +207,18 @@ def _scaled(graph: Graph, node: fx.Node, inputs: list[fx.Node]) -> fx.Node | Non
 
 def _is_fixed_depthwise(graph: Graph, node: fx.Node) -> bool:
     """A depthwise convolution with constant weights and no bias: blur pooling."""
-    if operation(node) not in _FUNCTIONAL_CONVS or is_filter(graph, node):
+    if operation(node) not in _CONV_FUNCTIONS or is_filter(graph, node):
         return False
     weight, output = graph.shape(_argument(node, 1, "weight")), graph.shape(node)
     depthwise = weight is not None and weight[:2] == ((output or (0, 0))[1], 1)
     return depthwise and _argument(node, 2, "bias") is None
+
+
+def _is_one_of(activations: tuple[type[nn.Module], ...], graph: Graph, node: fx.Node) -> bool:
+    if graph.module(node) is not None:
+        return isinstance(graph.module(node), activations)
+    # leaky_relu is LeakyReLU
+    return operation(node).replace("_", "") in {cls.__name__.lower() for cls in activations}
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:

@@ -35,6 +35,7 @@ class GaterConfig:
 
     extractor: BackboneConfig
     bottleneck: int
+    features: int | None = None
     batch_norm: bool = True
     input_size: int | None = None
 
@@ -66,6 +67,7 @@ def describe(model: nn.Module) -> ModelConfig:
         GaterConfig(
             backbones.describe(gater.extractor),
             gater.bottleneck,
+            gater.features,
             gater.batch_norm,
             gater.input_size,
         ),
@@ -82,6 +84,7 @@ def build(config: ModelConfig) -> nn.Module:
     gater = Gater(
         backbones.create(config.gater.extractor),
         config.gater.bottleneck,
+        config.gater.features,
         batch_norm=config.gater.batch_norm,
         input_size=config.gater.input_size,
     )

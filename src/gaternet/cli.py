@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional
 
-from gaternet.errors import UserError
+from gaternet.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     pass
@@ -44,10 +44,10 @@ def recipes(
 
     if action == "list":
         if name is not None:
-            raise UserError(f"`recipes list` takes no name; did you mean `recipes show {name}`?")
+            raise UsageError(f"`recipes list` takes no name; did you mean `recipes show {name}`?")
         presentation.recipe_list(RECIPES.values())
     elif name is None:
-        raise UserError("`recipes show` needs a name; `recipes list` lists them")
+        raise UsageError("`recipes show` needs a name; `recipes list` lists them")
     else:
         presentation.recipe_settings(get(name))
 
@@ -106,7 +106,7 @@ def predict(
     from gaternet.commands import predict_images
 
     if not images:
-        raise UserError("predict needs at least one image file")
+        raise UsageError("predict needs at least one image file")
     presentation.predictions(predict_images(run, images, device), as_json=json)
 
 
@@ -197,6 +197,9 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
     if isinstance(settings, GatedSettings):
         recipe = replace(recipe, gating=settings.gating)
     recipe = check(recipe)
+
+    if settings.data is None:
+        raise UsageError(f"{name} has no data set on a hub: say where its images are with --data")
 
     from gaternet.training.phases import Sources
     from gaternet.training.phases import train as train_recipe

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +24,9 @@ def run(out: Path, device: str = "auto") -> None:
     console = Console()
     console.print(
         "Digits of 8×8 pixels. A backbone and a gater are trained each by itself, then jointly:\n"
-        "the gater opens and closes the backbone's filters for each image.\n"
+        "the gater opens and closes the backbone's filters for each image.\n",
+        soft_wrap=True,
+        highlight=False,
     )
     recipe = recipes.get(GATED)
     gated = train_or_continue(recipe, Sources("digits"), out / "gated", device, console)
@@ -48,11 +51,13 @@ def run(out: Path, device: str = "auto") -> None:
         for batch in evaluation_batches(test, 500, "cpu")
     )
     gates_per_layer(collect(model, images).layers(), "Gates per layer, digits, test images", figure)
-    console.print(f"\nGates per layer: {figure}", soft_wrap=True)
+    digit = out / f"digit-{int(test.labels[0])}.png"
+    Image.fromarray(test.images[0, 0].numpy()).save(digit)
+    console.print(f"\nGates per layer: {figure}", soft_wrap=True, highlight=False)
     console.print("\nWhat to type next:", highlight=False)
     for line in (
         f"gaternet evaluate {gated.path} --gates soft",
-        f"gaternet predict {gated.path} IMAGE.png",
+        f"gaternet predict {gated.path} {digit}",
         "gaternet recipes list",
         "gaternet train cifar10/resnet20-gated-short --data FOLDER-or-hub-name --out runs/first",
     ):
@@ -71,7 +76,7 @@ def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
     table.add_row("test error", *(f"{r['test_error_percent']:.2f} %" for r in (plain, gated)))
     table.add_row("parameters", *(f"{r['parameters']:,}" for r in (plain, gated)))
     table.add_row(
-        "multiply-accumulates an image, gater included",
+        "multiply-accumulates, gater included",
         *(f"{r['macs_per_image']:,}" for r in (plain, gated)),
     )
     table.add_row("gates always on", "", share(gates["always_on"]))

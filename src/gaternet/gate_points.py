@@ -7,11 +7,13 @@ equations 3 and 4).
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Node
 
 from gaternet import structure
 from gaternet.graph import Graph
@@ -41,7 +43,7 @@ class GatePoint:
 def find_gate_points(graph: Graph) -> tuple[GatePoint, ...]:
     """The gate points of a backbone by the structural rule (see `gaternet.structure`).
 
-    :raises ValueError: the rule finds none, or a residual branch where no gate can sit.
+    Raises ValueError where the rule finds none, or a residual branch where no gate can sit.
     """
     nodes = structure.gated_nodes(graph)
     points = tuple(_point(graph, structure.name_of(graph, node), node) for node in nodes)
@@ -60,15 +62,15 @@ def name_gate_points(
 
     They come in the order of execution, whatever the order of the names.
 
-    :raises ValueError: a name that is unknown or given twice, a submodule that is called other
-        than once or whose output is not (N, C, H, W); or no name at all.
+    Raises ValueError for a name that is unknown or given twice, for a submodule that is called
+    other than once or whose output is not (N, C, H, W), and where there is no name at all.
     """
     chosen = [n for n in graph.outputs if names(n)] if callable(names) else list(names)
     if not chosen:
         raise ValueError("no submodule is named as a gate point")
-    for name in chosen:
-        if chosen.count(name) > 1:
-            raise ValueError(f"gate point `{name}` is named twice")
+    twice = next((name for name, count in Counter(chosen).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"gate point `{twice}` is named twice")
     outputs = {name: _checked_output(graph, name) for name in chosen}
     for name, node in outputs.items():
         twin = next(n for n, other in outputs.items() if other is node)
@@ -78,13 +80,14 @@ def name_gate_points(
     return tuple(_point(graph, name, outputs[name]) for name in ordered)
 
 
-def _point(graph: Graph, name: str | None, node: Any) -> GatePoint:
+def _point(graph: Graph, name: str | None, node: Node) -> GatePoint:
     shape = graph.shape(node)
-    assert name is not None and shape is not None
+    assert name is not None
+    assert shape is not None
     return GatePoint(name, shape[1])
 
 
-def _checked_output(graph: Graph, name: str) -> Any:
+def _checked_output(graph: Graph, name: str) -> Node:
     if name not in graph.outputs:
         near = difflib.get_close_matches(name, graph.outputs, n=3, cutoff=0.5)
         hint = f"; near it: {', '.join(f'`{n}`' for n in near)}" if near else ""
@@ -106,7 +109,8 @@ def _checked_output(graph: Graph, name: str) -> Any:
 def _inside(graph: Graph, name: str) -> str:
     owner = name.rpartition(".")[0]
     while owner:
-        if any(node is not None and graph.is_call_of(node, owner) for node in graph.outputs[owner]):
+        calls = (node for node in graph.outputs[owner] if node is not None)
+        if any(graph.module(node) is graph.modules[owner] for node in calls):
             return f" (it is a part of `{owner}`, which is one operation here: name that)"
         owner = owner.rpartition(".")[0]
     return ""
@@ -178,14 +182,13 @@ def attach(backbone: nn.Module, points: Sequence[GatePoint]) -> GateHolder:
 
     State dicts keep their keys.
 
-    :raises ValueError: the backbone already has gates, or has no submodule of that name.
+    Raises ValueError where the backbone has gates already, or no submodule of that name.
     """
     for name, module in backbone.named_modules():
-        if any(isinstance(hook, GateHook | _Disarm) for hook in _hooks(module)):
+        if any(isinstance(hook, GateHook) for hook in module._forward_hooks.values()):
             raise ValueError(
-                f"the backbone is already gated at `{name}`: detach it first, or gate a copy"
-                if name
-                else "the backbone is already gated: detach it first, or gate a copy"
+                f"the backbone is already gated, at `{name}`: detach its gates first, or gate a "
+                "deepcopy of a plain one"
             )
     holder, start = GateHolder(), 0
     modules = [_submodule(backbone, point.name) for point in points]
@@ -204,10 +207,6 @@ def detach(backbone: nn.Module) -> None:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [k for k, hook in hooks.items() if isinstance(hook, GateHook | _Disarm)]:
                 del hooks[key]
-
-
-def _hooks(module: nn.Module) -> Iterable[Callable[..., Any]]:
-    return (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
 
 
 def _submodule(backbone: nn.Module, name: str) -> nn.Module:

@@ -72,7 +72,7 @@ class Graph:
         return _facts(node).works_in_place
 
     def is_learned(self, node: Node) -> bool:
-        """Whether a node is a parameter or is computed from one, and from no image."""
+        """Whether a node is a parameter or is computed with one."""
         return node.meta["is_learned"]
 
     def inputs(self, node: Node) -> list[Node]:
@@ -91,9 +91,10 @@ class Graph:
         """Whether the second node is the first or is computed from it."""
         return bool(second.meta["ancestors"] >> self.order(first) & 1)
 
-    def common_ancestors(self, nodes: Iterable[Node]) -> int:
-        """The nodes that precede all the given ones, as a set of bits: bit i for order i."""
-        return reduce(operator.and_, (node.meta["ancestors"] for node in nodes))
+    def common_ancestors(self, nodes: Iterable[Node]) -> frozenset[Node]:
+        """The nodes that precede all the given ones, a node counting as its own predecessor."""
+        bits = reduce(operator.and_, (node.meta["ancestors"] for node in nodes))
+        return frozenset(node for node in self.fx.nodes if bits >> self.order(node) & 1)
 
 
 def trace(backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -> Graph:
@@ -114,7 +115,7 @@ def trace(backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -
             operations = tracer.trace(tracer.skeleton)
         except Exception as error:
             raise UserError(_explain(backbone, tracer, error)) from error
-    _annotate(operations, dict(tracer.skeleton.named_parameters(remove_duplicate=False)))
+    _annotate(operations, tracer.skeleton)
     return Graph(
         fx=operations,
         modules=dict(tracer.skeleton.named_modules()),
@@ -138,24 +139,30 @@ def _own_input_size(backbone: nn.Module) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _annotate(operations: torch.fx.Graph, parameters: Mapping[str, nn.Parameter]) -> None:
+def _annotate(operations: torch.fx.Graph, skeleton: nn.Module) -> None:
     """Put what a reader of the graph asks for in place of the fake values."""
+    learned = {name for name, _ in skeleton.named_parameters(remove_duplicate=False)}
+    learned |= {name for name, module in skeleton.named_modules() if _has_parameters(module)}
     for order, node in enumerate(operations.nodes):
         facts: Facts = node.meta.setdefault("facts", Facts(None, ""))
         given = node.all_input_nodes
         holds_tensor = _holds_tensor(facts.value)
         from_images = node.op == "placeholder" or any(n.meta["from_images"] for n in given)
-        learned = node.target in parameters or any(n.meta["is_learned"] for n in given)
+        is_learned = node.op in ("get_attr", "call_module") and node.target in learned
         node.meta |= {
             "order": order,
             "shape": tuple(facts.value.shape) if isinstance(facts.value, Tensor) else None,
             "holds_tensor": holds_tensor,
             "from_images": from_images,
             "is_feature": holds_tensor and from_images,
-            "is_learned": learned,
+            "is_learned": is_learned or any(n.meta["is_learned"] for n in given),
             "ancestors": reduce(operator.or_, (n.meta["ancestors"] for n in given), 1 << order),
         }
         facts.value = None
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _facts(node: Node) -> Facts:
@@ -177,6 +184,7 @@ def _explain(backbone: nn.Module, tracer: BackboneTracer, error: Exception) -> s
     return (
         f"{type(backbone).__name__} cannot be traced{line}, after {tracer.current}, with images "
         f"of size {tracer.input_size}: {reason}. If the size is wrong, give input_size; "
-        "otherwise put that line into a function at the top level of a module and mark it with "
-        "torch.fx.wrap: the trace takes it as one operation"
+        "otherwise put that line into a function at the top level of a file and mark it with "
+        "torch.fx.wrap, or, if it depends on values, make it a torch.library.custom_op with "
+        "register_fake: the trace takes it as one operation"
     )

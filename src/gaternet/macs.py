@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -19,11 +20,11 @@ def _convolution(weight: Tensor, output: Tensor) -> int:
 
 
 def _transposed(weight: Tensor, image: Tensor) -> int:
-    """Each input value is spread over (out channels / groups) · kernel; `weight` is (in, out/g, …)."""
+    """Each input value is spread over (out / groups) · kernel; `weight` is (in, out/g, …)."""
     return image.numel() * weight[0].numel()
 
 
-def module_macs(layer: nn.Module, image: Tensor, output: Tensor) -> int | None:
+def module_macs(layer: nn.Module, image: Any, output: Any) -> int | None:
     """Multiply-accumulates of one call of a layer; None where it is not known how to count.
 
     Norms and activations count 0: what is counted is convolutions, linear layers and matrix
@@ -36,11 +37,11 @@ def module_macs(layer: nn.Module, image: Tensor, output: Tensor) -> int | None:
             return _convolution(layer.weight, output)
         case nn.Linear():
             return output.numel() * layer.in_features
-        case _NormBase() | nn.LayerNorm() | nn.GroupNorm() | nn.RMSNorm() | nn.PReLU():
+        case _NormBase() | nn.LayerNorm() | nn.GroupNorm() | nn.RMSNorm():
             return 0
-        case _ if any(True for _ in layer.parameters()):
-            return None
-    return 0
+        case nn.PReLU() | nn.Embedding():
+            return 0
+    return 0 if next(layer.parameters(), None) is None else None
 
 
 def _weight(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
@@ -109,7 +110,7 @@ UNCOUNTED: frozenset[str] = frozenset(
     }
 )
 
-_FREE_NAMESPACES = frozenset({"torch", "_operator", "math", "builtins"})
+_KNOWN = frozenset({"torch", "_operator", "math", "builtins"})
 
 
 def operation_macs(
@@ -117,13 +118,13 @@ def operation_macs(
 ) -> int | None:
     """Multiply-accumulates of one function or tensor method; None where they are not known.
 
-    A function that is neither PyTorch's nor Python's own (one marked with `torch.fx.wrap`, a
-    custom operator) is not known.
+    A custom operator and a function that is neither PyTorch's nor Python's own (one marked with
+    `torch.fx.wrap`) are not known.
     """
     if target in COUNTED:
         return COUNTED[target](output, args, kwargs)
-    name = target if isinstance(target, str) else target.__name__
-    namespace = (getattr(target, "__module__", None) or "torch").split(".")[0]
-    if name in UNCOUNTED or (not isinstance(target, str) and namespace not in _FREE_NAMESPACES):
-        return None
-    return 0
+    if isinstance(target, str):
+        return None if target in UNCOUNTED else 0
+    module = (getattr(target, "__module__", None) or "torch").split(".")[0]
+    custom = module not in _KNOWN or isinstance(target, OpOverload | OpOverloadPacket)
+    return None if custom or target.__name__ in UNCOUNTED else 0

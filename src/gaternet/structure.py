@@ -23,7 +23,7 @@ from gaternet.graph import Graph
 def gated_nodes(graph: Graph) -> list[fx.Node]:
     """The nodes (N, C, H, W) to gate, in their order of execution; see the module's rule.
 
-    :raises ValueError: a residual branch whose filters no submodule hands out.
+    Raises ValueError for a residual branch whose filters no submodule hands out.
     """
     nodes = list(graph.fx.nodes)
     additions = [node for node in nodes if channels.is_addition(graph, node)]
@@ -43,7 +43,7 @@ def refusal(graph: Graph, node: fx.Node) -> str | None:
     shape = graph.shape(node)
     if shape is None or len(shape) != 4:
         return f"its output is {'no tensor' if shape is None else shape}, not (N, C, H, W)"
-    if _channel_dim(graph, node) == 3:
+    if channels.channel_dim(graph, node) == 3:
         return "its output is (N, H, W, C), not (N, C, H, W)"
     if graph.works_in_place(node) and any(
         graph.order(reader) > graph.order(node)
@@ -60,22 +60,16 @@ def name_of(graph: Graph, node: fx.Node) -> str | None:
 
 
 def _usable(graph: Graph, node: fx.Node) -> bool:
-    return name_of(graph, node) is not None and refusal(graph, node) is None
-
-
-def _channel_dim(graph: Graph, node: fx.Node) -> int:
-    path = _channel_path(graph, node)
-    dim = channels.own_channel_dim(graph, path[0])
-    for following in path[1:]:
-        dim = channels.channel_dim(graph, following, dim)
-    return dim
+    named = name_of(graph, node) is not None and refusal(graph, node) is None
+    # Where a reshape hides which dimension the channels are, only the user can tell.
+    return named and channels.channel_dim(graph, node) == 1
 
 
 def _at_addition(graph: Graph, addition: fx.Node) -> Iterator[fx.Node]:
     operands = _operands(graph, addition)
     common = graph.common_ancestors(operands)
     filters = [_filters_since(graph, operand, common) for operand in operands]
-    if _is_one_layer(graph, operands, filters, common):
+    if _is_one_layer(graph, operands, filters):
         place = _after(graph, addition)
         if place is not None:
             yield place
@@ -100,23 +94,22 @@ def _is_part_of_sum(graph: Graph, addition: fx.Node) -> bool:
     return len(readers) == 1 and channels.is_addition(graph, readers[0])
 
 
-def _is_one_layer(graph: Graph, operands: list[fx.Node], filters: list[int], common: int) -> bool:
+def _is_one_layer(graph: Graph, operands: list[fx.Node], filters: list[int]) -> bool:
     """Whether a sum is one layer in parts (RepVGG): single convs side by side on one input."""
     if max(filters) != 1 or filters.count(1) < 2:
         return False
-    paths = [_channel_path(graph, operand) for operand in operands]
-    convs = [path[0] for path, count in zip(paths, filters, strict=True) if count and path]
-    if len(convs) < filters.count(1) or not all(channels.is_filter(graph, c) for c in convs):
-        return False
-    return len({graph.inputs(conv)[0] for conv in convs}) == 1
+    parts = [operand for operand, count in zip(operands, filters, strict=True) if count]
+    origins = [_channel_path(graph, part)[0] for part in parts]
+    read = {given for origin in origins for given in graph.inputs(origin)}
+    return len(read) == 1 and all(channels.is_filter(graph, origin) for origin in origins)
 
 
-def _filters_since(graph: Graph, node: fx.Node, common: int) -> int:
+def _filters_since(graph: Graph, node: fx.Node, common: frozenset[fx.Node]) -> int:
     """The fewest filters (convs, linear layers) between a node and the common ancestors."""
     queue, seen = deque([(node, 0)]), set()
     while queue:
         node, count = queue.popleft()
-        if common >> graph.order(node) & 1:
+        if node in common:
             return count
         if node in seen:
             continue
@@ -136,11 +129,13 @@ def _channel_path(graph: Graph, node: fx.Node) -> list[fx.Node]:
     return path
 
 
-def _on_branch(graph: Graph, operand: fx.Node, common: int, required: bool) -> Iterator[fx.Node]:
+def _on_branch(
+    graph: Graph, operand: fx.Node, common: frozenset[fx.Node], required: bool
+) -> Iterator[fx.Node]:
     """The first place of a branch from which on a closed channel stays exactly zero."""
     path = _channel_path(graph, operand)
     # An inner sum has gates on its own branches; what is older than the fork is no branch.
-    if channels.is_addition(graph, path[0]) or common >> graph.order(path[0]) & 1:
+    if channels.is_addition(graph, path[0]) or path[0] in common:
         return
     mapping = [i for i, node in enumerate(path) if i and not channels.keeps_zero(graph, node)]
     places = path[max(mapping, default=0) :]
@@ -248,5 +243,5 @@ def _why_not(graph: Graph, node: fx.Node) -> str:
 def _describe(graph: Graph, node: fx.Node) -> str:
     if graph.names(node):
         return f"`{graph.names(node)[0]}`"
-    layer = node.meta.get("layer")
-    return f"`{channels.operation(node)}` in `{layer}`" if layer else f"`{node.name}`"
+    where = f" in `{graph.layer(node)}`" if graph.layer(node) else ""
+    return f"`{channels.operation(node)}`{where}"

@@ -56,7 +56,7 @@ def skeleton_of(backbone: nn.Module, fake_mode: FakeTensorMode) -> nn.Module:
     skeleton = copy.deepcopy(backbone, memo).eval()
     for module in skeleton.modules():
         if hasattr(module, "grad_checkpointing"):  # timm's: it computes the same
-            module.grad_checkpointing = False
+            vars(module)["grad_checkpointing"] = False
     return skeleton
 
 

@@ -13,7 +13,7 @@ from gaternet.randomness import permutation
 class Batch(NamedTuple):
     """Some images of a set, all on one device."""
 
-    index: Tensor  # (N,) int64, each image's place in the set
+    indices: Tensor  # (N,) int64, each image's place in the set
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
 

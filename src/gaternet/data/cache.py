@@ -10,11 +10,11 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gaternet.data.image_set import ImageSet, content_digest, make_image_set
@@ -32,7 +32,7 @@ def cache_directory() -> Path:
 
 
 def cached(key: str, name: str, build: Callable[[], Decoded]) -> ImageSet:
-    """Return the entry of `key` as a set called `name`; where there is none that is whole, build it.
+    """Return the entry of `key` as a set called `name`; without one that is whole, build it.
 
     A folder that cannot be written to costs another `build` next time, and nothing else.
     """
@@ -43,10 +43,13 @@ def cached(key: str, name: str, build: Callable[[], Decoded]) -> ImageSet:
     images, labels, classes = build()
     digest = content_digest(images, labels, classes)
     record = json.dumps({"sha256": digest, "classes": classes})
-    with contextlib.suppress(OSError):
+    # SafetensorError is what a full disk comes out as.
+    with contextlib.suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, save({"images": images, "labels": labels}))
-        _write(path.with_suffix(".json"), record.encode())
+        with _replacing(path) as temporary:
+            save_file({"images": images, "labels": labels}, temporary)
+        with _replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(record)
     return make_image_set(images, labels, classes, name, digest)
 
 
@@ -62,12 +65,15 @@ def _read(path: Path, name: str) -> ImageSet | None:
         return None
 
 
-def _write(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-        except OSError:
-            temporary.unlink()
-            raise
-    temporary.replace(path)
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a new file beside `path` to write to, and put it in its place when all went well."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

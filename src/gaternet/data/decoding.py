@@ -54,9 +54,15 @@ def decode(source: Path | bytes) -> Tensor:
     except Image.UnidentifiedImageError:
         raise ValueError(f"is no image in a known format ({', '.join(_FORMATS)})") from None
     except Exception as error:  # decoders raise all kinds of errors on broken data
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"is a corrupt image ({reason}): replace or remove it") from None
+        raise ValueError(
+            f"is a corrupt image ({first_line(error)}): replace or remove it"
+        ) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def first_line(error: Exception) -> str:
+    """Return what another library's error says, short enough for a message of one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

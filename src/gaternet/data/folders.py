@@ -46,11 +46,7 @@ def find_files(path: Path) -> Folder:
     lie in SPLIT/CLASS/, or in CLASS/ where all are for training. Raises UserError where there is
     neither, naming what is missing or in the wrong place.
     """
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
+    files = _list_files(path)
     if tables := [file for file in files if file.suffix == ".parquet"]:
         splits = _group((_parquet_split(file, path), file) for file in tables)
         for split, shards in splits.items():
@@ -81,12 +77,28 @@ def content_key(folder: Folder, split: str) -> str:
     """
     digest = hashlib.sha256()
     for file in files_of(folder, split):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
+        try:
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from None
         digest.update(f"{file.relative_to(folder.path).as_posix()}\0".encode() + content)
     if folder.kind == "imagefolder":
         digest.update("\0".join(folder.classes).encode())
     return digest.hexdigest()
+
+
+def _list_files(path: Path) -> list[Path]:
+    """Return the files at most two folders deep that are not hidden, sorted; links are followed."""
+    wanted = (*IMAGES, ".parquet")
+    found = (file for depth in ("*", "*/*", "*/*/*") for file in path.glob(depth))
+    return sorted(
+        file
+        for file in found
+        if file.suffix.lower() in wanted
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.is_file()
+    )
 
 
 def _group(pairs: Iterable[tuple[str, Path]]) -> dict[str, tuple[Path, ...]]:

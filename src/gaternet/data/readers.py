@@ -1,4 +1,4 @@
-"""Undecoded images with their labels, one after the other: from files, or from a hub."""
+"""Undecoded images with their labels, one after the other, from the files of a folder."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gaternet.data.folders import SPLITS, Folder, files_of
+from gaternet.data.decoding import first_line
+from gaternet.data.folders import Folder, files_of
 from gaternet.errors import UserError
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow.parquet as pq
 
-_ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 512
 _USUAL_LABELS = ("label", "labels", "fine_label")
 
 
@@ -36,12 +36,15 @@ class Row(NamedTuple):
 class Reader:
     """A split's class names, and its rows, which can be gone through once."""
 
+    source: str
     classes: tuple[str, ...]
     rows: Iterator[Row]
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
+    """Which columns of a table are meant, and the names that the labels stand for."""
+
     image: str
     label: str
     classes: tuple[str, ...]
@@ -56,69 +59,39 @@ def read_folder(folder: Folder, split: str, classes: int | None) -> Reader:
     if folder.kind == "parquet":
         with _parquet(files[0]) as table:
             columns = _features(table, files[0], classes)
-        return Reader(columns.classes, _parquet_rows(files, columns))
+        return Reader(str(folder.path), columns.classes, _parquet_rows(files, columns))
     numbers = {name: number for number, name in enumerate(folder.classes)}
     rows = (Row(file, numbers[file.parent.name], str(file), None) for file in files)
-    return Reader(folder.classes, rows)
+    return Reader(str(folder.path), folder.classes, rows)
 
 
-def read_hub(name: str, revision: str | None, split: str, classes: int | None) -> Reader:
-    """Open a split of a data set on the hub, downloaded and kept by `datasets`.
-
-    Raises UserError where it cannot be had, or has no such split.
-    """
-    import datasets
-
-    with _quiet():
-        try:
-            found = datasets.load_dataset(name, revision=revision)
-        except Exception as error:  # what fails in a download is beyond listing
-            raise UserError(
-                f"the hub's data set {name} cannot be loaded ({_line(error)})"
-            ) from None
-        splits = {SPLITS.get(key, key): part for key, part in found.items()}
-        if split not in splits:
-            raise UserError(f"{name} has no split {split!r}: it has {', '.join(sorted(splits))}")
-        part = splits[split]
-        columns = _choose(part.features, name, classes)
-        part = part.select_columns([columns.image, columns.label])
-        part = part.cast_column(columns.image, datasets.Image(decode=False))
-        rows = _dataset_rows(part, columns, name)
-    return Reader(columns.classes, rows)
-
-
-def _dataset_rows(part: "datasets.Dataset", columns: _Columns, name: str) -> Iterator[Row]:
-    number = 0
-    for batch in part.iter(batch_size=_ROWS_AT_ONCE):
-        for image, label in zip(batch[columns.image], batch[columns.label], strict=True):
-            yield _row(image, label, name, number)
-            number += 1
-
-
-def _parquet_rows(files: Sequence[Path], columns: _Columns) -> Iterator[Row]:
+def _parquet_rows(files: Sequence[Path], columns: Columns) -> Iterator[Row]:
     for file in files:
         number = 0
         with _parquet(file) as table:
             if _features(table, file, len(columns.classes)) != columns:
                 raise UserError(f"{file} and {files[0]} have different columns or classes")
-            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[columns.image, columns.label]):
+            for batch in table.iter_batches(ROWS_AT_ONCE, columns=[columns.image, columns.label]):
                 images, labels = batch[columns.image].to_pylist(), batch[columns.label].to_pylist()
                 for image, label in zip(images, labels, strict=True):
-                    yield _row(image, label, str(file), number)
+                    yield make_row(image, label, str(file), number)
                     number += 1
 
 
-def _row(image: Mapping[str, Any] | None, label: int | None, source: str, number: int) -> Row:
+def make_row(image: Mapping[str, Any] | None, label: int | None, source: str, number: int) -> Row:
+    """Return a row from what `datasets` holds for an undecoded image."""
     return Row(image["bytes"] if image else None, label, source, number)
 
 
-def _features(table: "pq.ParquetFile", file: Path, classes: int | None) -> _Columns:
+def _features(table: "pq.ParquetFile", file: Path, classes: int | None) -> Columns:
     import datasets
 
-    return _choose(datasets.Features.from_arrow_schema(table.schema_arrow), str(file), classes)
+    return choose_columns(
+        datasets.Features.from_arrow_schema(table.schema_arrow), str(file), classes
+    )
 
 
-def _choose(features: Mapping[str, Any], name: str, classes: int | None) -> _Columns:
+def choose_columns(features: Mapping[str, Any], name: str, classes: int | None) -> Columns:
     """Find the image column and the label column by their types."""
     import datasets
 
@@ -131,29 +104,7 @@ def _choose(features: Mapping[str, Any], name: str, classes: int | None) -> _Col
             )
     fitting = [key for key in labels if features[key].num_classes == classes] or labels
     label = next((key for key in fitting if key in _USUAL_LABELS), fitting[0])
-    return _Columns(images[0], label, tuple(features[label].names))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the progress bars and log lines of `datasets` off the terminal."""
-    import datasets
-    from huggingface_hub.utils import disable_progress_bars
-
-    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Columns(images[0], label, tuple(features[label].names))
 
 
 @contextmanager
@@ -164,8 +115,8 @@ def _parquet(file: Path) -> "Iterator[pq.ParquetFile]":
     try:
         with pq.ParquetFile(file) as table:
             yield table
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise UserError(
-            f"{file} cannot be read as parquet ({_line(error)}): it may be truncated or corrupt; "
-            "download it again"
+            f"{file} cannot be read as parquet ({first_line(error)}): it may be truncated or "
+            "corrupt; download it again"
         ) from None

@@ -13,7 +13,7 @@ class DataConfig:
 
     name: str
     hub: str | None
-    """Where `load` finds it when no folder is given: a name on the Hugging Face hub, or "digits"."""
+    """Where it is when no folder is given: a name on the Hugging Face hub, or "digits"."""
     classes: int
     image_size: int
     """Height and width in pixels."""
@@ -86,7 +86,7 @@ DIGITS = DataConfig(
     classes=10,
     image_size=8,
     channels=1,
-    mean=(0.3053,),
-    std=(0.3761,),
+    mean=(0.3056,),
+    std=(0.3756,),
     title="Digits",
 )

@@ -10,8 +10,9 @@ from pathlib import Path
 from gaternet.data.cache import cached
 from gaternet.data.digits import load_digits
 from gaternet.data.folders import SPLITS, content_key, find_files
+from gaternet.data.hub import find_revision, read_hub
 from gaternet.data.image_set import ImageSet, make_image_set, split_validation
-from gaternet.data.readers import Reader, read_folder, read_hub
+from gaternet.data.readers import Reader, read_folder
 from gaternet.data.settings import DIGITS, DataConfig
 from gaternet.data.stacking import stack
 from gaternet.errors import UserError
@@ -72,7 +73,7 @@ def _load_folder(path: Path, wanted: _Wanted) -> ImageSet:
 def _load_hub(name: str, wanted: _Wanted) -> ImageSet:
     if not _HUB_NAME.fullmatch(name):
         raise UserError(f"{name} does not exist: give a folder of images, or a name on the hub")
-    revision = _find_revision(name)
+    revision = find_revision(name)
     short = name.rsplit("/", 1)[-1]
 
     def read() -> Reader:
@@ -81,30 +82,6 @@ def _load_hub(name: str, wanted: _Wanted) -> ImageSet:
     if revision is None:
         return make_image_set(*stack(read(), wanted.channels, wanted.image_size), short)
     return _cached(f"{name}@{revision}", short, wanted, read)
-
-
-def _find_revision(name: str) -> str | None:
-    """Ask the hub for the commit of a data set; None where HF_HUB_OFFLINE forbids to ask.
-
-    It fails at once where `datasets` would try for half a minute, and the commit is what a cache
-    entry is known by.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
-
-    try:
-        return HfApi().dataset_info(name, timeout=20).sha
-    except OfflineModeIsEnabled:
-        return None
-    except RepositoryNotFoundError:
-        raise UserError(f"there is no folder {name}, nor such a data set on the hub") from None
-    except Exception as error:  # the HTTP client's own kinds of failure
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"there is no folder {name}, and the hub, where it may be a data set, cannot be reached "
-            f"({reason}): check the path or the network, or set HF_HUB_OFFLINE=1 to use what "
-            "was downloaded before"
-        ) from None
 
 
 def _cached(identity: str, name: str, wanted: _Wanted, read: Callable[[], Reader]) -> ImageSet:
@@ -123,5 +100,5 @@ def _check(image_set: ImageSet, config: DataConfig, where: str | Path) -> None:
         raise UserError(
             f"{where} holds images of {channels}×{height}×{width}, {config.name} is "
             f"{config.channels}×{config.image_size}×{config.image_size}: give other data, or "
-            f"image size {config.image_size} to scale them"
+            f"image_size={config.image_size} to scale them"
         )

@@ -27,7 +27,7 @@ def stack(reader: Reader, channels: int | None, image_size: int | None) -> Decod
             here, there = (f"{x.shape[1]}×{x.shape[2]}" for x in (image, images[0]))
             raise UserError(
                 f"{row.origin} has {here} pixels, and images before it have {there}: held in "
-                "memory they must have one size; give an image size to scale them to"
+                "memory they must have one size; give an image_size to scale them to"
             )
         images.append(image)
         labels.append(_label(row, reader.classes))
@@ -35,10 +35,10 @@ def stack(reader: Reader, channels: int | None, image_size: int | None) -> Decod
         if size > _MAX_BYTES:
             raise UserError(
                 f"{row.source}: its images take more than {_MAX_BYTES >> 30} GiB of memory; give a "
-                "smaller image size"
+                "smaller image_size"
             )
     if not images:
-        raise UserError("the split holds no images: give other data")
+        raise UserError(f"{reader.source} holds no images in this split: give other data")
     channels = channels or max(len(image) for image in images)
     stacked = torch.stack([to_channels(image, channels) for image in images])
     return stacked, torch.tensor(labels), reader.classes

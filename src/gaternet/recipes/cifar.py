@@ -12,7 +12,7 @@ SHORT = Schedule(epochs=16, batch_size=128, kind="cosine", warmup=0.1)
 SHORT_OPTIMIZER = Optimizer(lr=0.2, weight_decay=5e-4)
 SHORT_GATING = Gating(
     opening_bias=1.0,
-    sparsity=0.5,
+    sparsity=0.1,
     anneal_from=0.4,
     anneal_until=0.7,
     reestimate_batch_norm=True,

@@ -1,33 +1,32 @@
 """From a recipe and its data to a finished run: build, start from pre-trained weights, fit."""
 
-import shlex
-import sys
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from gaternet import backbones, checkpoint, graph, recipes
+from gaternet import backbones, checkpoint, recipes
 from gaternet.backbones import BackboneConfig
 from gaternet.data.image_set import ImageSet, split_validation
-from gaternet.data.settings import DataConfig
 from gaternet.data.sources import load
-from gaternet.errors import UserError
+from gaternet.errors import UsageError, UserError
 from gaternet.gater import Gater
 from gaternet.model import GaterNet
-from gaternet.training.compute import choose_device, hardware, plan
-from gaternet.training.config import Recipe
-from gaternet.training.evaluation import evaluate
-from gaternet.training.loop import Probe, Trainer, fit
+from gaternet.training.compute import choose_device, plan
+from gaternet.training.config import Recipe, recipe_to_dict
+from gaternet.training.loop import Probe, fit
 from gaternet.training.progress import reporting
+from gaternet.training.result import measure
 from gaternet.training.run import Run, RunConfig, create_run, open_run
+from gaternet.training.trainer import Trainer
 
 PROBE_IMAGES = 2000
 GATER_SEED_OFFSET = 1000
+PARTS = ("backbone", "gater")
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,24 @@ def train(
     """Train `recipe` into the directory `out` and measure its test error.
 
     Networks that a gated recipe starts from and `sources` does not name are trained first, into
-    OUT/backbone and OUT/gater.
+    OUT/backbone and OUT/gater. With `resume` the run goes on from its newest checkpoint.
+
+    Raises UserError, before anything is written, for what does not fit together.
     """
     console = console or Console()
-    if resume:
-        existing = open_run(out)
-        if existing.result:
-            raise UserError(f"{out} has ended already; see {out / 'result.json'}")
-        recipe = existing.config.recipe
+    chosen = choose_device(device)
     images = load(sources.data, recipe.data, "train")
     test = load(sources.data, recipe.data, "test")
-    config = RunConfig(recipe, images.name, images.fingerprint, images.classes)
-    run = open_run(out) if resume else create_run(out, config)
-    if run.config.data_fingerprint != images.fingerprint:
-        raise UserError(f"{sources.data} holds other images than those that {out} was begun with")
+    _check_sizes(recipe, images)
     model = build_model(recipe)
-    started_from = {}
-    if recipe.gating and not sources.from_scratch:
-        started_from = _start_from_pretrained(model, run, sources, device, console)
-    chosen = choose_device(device)
+    started_from = _given_parts(model, recipe, sources)
+    config = RunConfig(recipe, images.name, images.fingerprint, images.classes)
+    run = _reopen(out, config) if resume else create_run(out, config)
+    if isinstance(model, GaterNet) and not sources.from_scratch:
+        for part in PARTS:
+            if part not in started_from:
+                started_from[part] = _pretrain(part, run, sources, device, console)
+                _load_part(model, part, started_from[part].path)
     steps = recipe.schedule.epochs * (len(images) // recipe.schedule.batch_size)
     trainer = Trainer(model, recipe, plan(recipe.compute, chosen, steps))
     if trainer.plan.note:
@@ -78,7 +76,66 @@ def train(
     if resume:
         trainer.restore(run)
     _fit(trainer, images, run, console)
-    return _finish(trainer, test, run, started_from, console)
+    epochs = {part: begun.config.recipe.schedule.epochs for part, begun in started_from.items()}
+    result = measure(trainer, test, run, epochs)
+    run.finish(result)
+    console.print(
+        f"{recipe.name}: test error {result['test_error_percent']:.2f} % "
+        f"({len(test):,} images); {run.path / 'result.json'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return run
+
+
+def train_or_continue(
+    recipe: Recipe, sources: Sources, out: Path, device: str, console: Console
+) -> Run:
+    """Train `recipe` into `out`, going on where an earlier call was interrupted."""
+    started = (out / "config.json").exists()
+    if started and open_run(out).result:
+        console.print(f"{recipe.name}: trained before, in {out}", soft_wrap=True, highlight=False)
+        return open_run(out)
+    return train(recipe, sources, out, device=device, resume=started, console=console)
+
+
+def _reopen(out: Path, config: RunConfig) -> Run:
+    run = open_run(out)
+    if run.result:
+        raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
+    before, now = (_flat(recipe_to_dict(c.recipe)) for c in (run.config, config))
+    changed = [
+        f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{out} was begun with other settings ({'; '.join(changed)}); "
+            "resume it with the same flags"
+        )
+    if run.config.data_fingerprint != config.data_fingerprint:
+        raise UserError(
+            f"{out} was begun with other images than these; resume it with the same --data"
+        )
+    return run
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _check_sizes(recipe: Recipe, images: ImageSet) -> None:
+    left = len(images) - recipe.validation
+    if left < recipe.schedule.batch_size:
+        raise UserError(
+            f"{images.name} has {len(images)} training images: too few for --validation "
+            f"{recipe.validation} and --schedule.batch-size {recipe.schedule.batch_size}"
+        )
 
 
 def build_model(recipe: Recipe) -> nn.Module:
@@ -116,110 +173,44 @@ def _fit(trainer: Trainer, images: ImageSet, run: Run, console: Console) -> None
         fit(trainer, images, probe, run, shown)
 
 
-def _start_from_pretrained(
-    model: nn.Module, run: Run, sources: Sources, device: str, console: Console
-) -> dict[str, Run]:
-    assert isinstance(model, GaterNet)
-    recipe = run.config.recipe
-    if recipe.pretrain is None:
-        raise UserError(f"{recipe.name} names no recipes to pre-train with; use --from-scratch")
+def _given_parts(model: nn.Module, recipe: Recipe, sources: Sources) -> dict[str, Run]:
+    """Load the networks that the user gave; return their runs by part."""
     given = {"backbone": sources.backbone, "gater": sources.gater}
-    runs = {}
-    for part, name in zip(given, recipe.pretrain, strict=True):
-        path = given[part]
-        runs[part] = (
-            open_run(path) if path else _pretrain(name, part, run, sources, device, console)
-        )
-    _load_part(model.backbone, runs["backbone"].path, "backbone")
-    _load_part(model.gater.extractor, runs["gater"].path, "gater")
+    runs = {part: open_run(path) for part, path in given.items() if path}
+    if runs and sources.from_scratch:
+        raise UsageError(f"--from-scratch and --{next(iter(runs))} contradict each other")
+    if isinstance(model, GaterNet):
+        if recipe.pretrain is None and len(runs) < len(PARTS) and not sources.from_scratch:
+            raise UsageError(
+                f"{recipe.name} names no recipes to pre-train with; give --backbone and --gater, "
+                "or --from-scratch"
+            )
+        for part, run in runs.items():
+            _load_part(model, part, run.path)
     return runs
 
 
-def _pretrain(
-    name: str, part: str, run: Run, sources: Sources, device: str, console: Console
-) -> Run:
+def _pretrain(part: str, run: Run, sources: Sources, device: str, console: Console) -> Run:
     joint = run.config.recipe
+    assert joint.pretrain is not None
+    recipe = recipes.get(joint.pretrain[PARTS.index(part)])
+    # A joint phase that was shortened with --epochs shortens what comes before it alike.
+    share = joint.schedule.epochs / recipes.get(joint.name).schedule.epochs
+    recipe = recipe.with_epochs(max(1, round(share * recipe.schedule.epochs)))
     # The gater's network has a seed of its own: where both are ResNet-20 they shall not be twins.
     seed = joint.seed + (GATER_SEED_OFFSET if part == "gater" else 0)
-    recipe = replace(
-        recipes.get(name), seed=seed, validation=joint.validation, compute=joint.compute
-    )
+    recipe = replace(recipe, seed=seed, validation=joint.validation, compute=joint.compute)
     return train_or_continue(recipe, Sources(sources.data), run.path / part, device, console)
 
 
-def train_or_continue(
-    recipe: Recipe, sources: Sources, out: Path, device: str, console: Console
-) -> Run:
-    """Train `recipe` into `out`, going on where an earlier call was interrupted."""
-    started = (out / "config.json").exists()
-    if started and open_run(out).result:
-        console.print(f"{recipe.name}: trained before, in {out}", soft_wrap=True)
-        return open_run(out)
-    return train(recipe, sources, out, device=device, resume=started, console=console)
-
-
-def _load_part(network: nn.Module, path: Path, part: str) -> None:
-    """Load a plain network's weights; the classifier is left out where `network` has none."""
+def _load_part(model: GaterNet, part: str, path: Path) -> None:
+    """Load a plain network's weights; its classifier is left out of a gater."""
+    network = model.backbone if part == "backbone" else model.gater.extractor
     weights = checkpoint.load(path).state_dict()
-    expected = network.state_dict()
-    missing = sorted(expected.keys() - weights.keys())
-    wrong = [
-        name for name in expected if name in weights and weights[name].shape != expected[name].shape
-    ]
-    if missing or wrong:
-        raise UserError(
-            f"--{part} {path}: weights of another network: "
-            f"{(missing or wrong)[0]} is missing there or has another shape"
-        )
-    network.load_state_dict({name: weights[name] for name in expected})
-
-
-def _finish(
-    trainer: Trainer, test: ImageSet, run: Run, started_from: Mapping[str, Run], console: Console
-) -> Run:
-    recipe, model = trainer.recipe, trainer.evaluated
-    measured = evaluate(model, test, recipe.data)
-    gates = None
-    if measured.gates:
-        kept = ("total", "always_on", "always_off", "input_dependent", "mean_open")
-        gates = {name: value for name, value in asdict(measured.gates).items() if name in kept}
-    pretrained = {part: begun.config.recipe.schedule.epochs for part, begun in started_from.items()}
-    run.finish(
-        {
-            "recipe": recipe.name,
-            "command": shlex.join(["gaternet", *sys.argv[1:]]),
-            "data": {"name": run.config.data_name, "fingerprint": run.config.data_fingerprint},
-            "epochs": recipe.schedule.epochs,
-            "pretrain_epochs": pretrained or None,
-            "seed": recipe.seed,
-            "hardware": hardware(trainer.plan.device),
-            "torch": torch.__version__,
-            "date": time.strftime("%Y-%m-%d"),
-            "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
-            "test_error_percent": round(measured.error_percent, 3),
-            "test_top5_error_percent": round(measured.top5_error_percent, 3),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "macs_per_image": macs_per_image(model, recipe.data),
-            "gates": gates,
-        }
-    )
-    console.print(
-        f"{recipe.name}: test error {measured.error_percent:.2f} % "
-        f"({measured.images:,} images); {run.path / 'result.json'}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return run
-
-
-def macs_per_image(model: nn.Module, data: DataConfig) -> int:
-    """Return multiply-accumulates of one image with all gates open, the gater's included."""
-    size = (data.channels, data.image_size, data.image_size)
-    if not isinstance(model, GaterNet):
-        return graph.trace(model, size).total_macs
-    glance = model.gater.input_size or data.image_size
-    extractor = graph.trace(model.gater.extractor, (data.channels, glance, glance)).total_macs
-    head = sum(
-        m.in_features * m.out_features for m in model.gater.modules() if isinstance(m, nn.Linear)
-    )
-    return graph.trace(model.backbone, size).total_macs + extractor + head
+    for name, expected in network.state_dict().items():
+        if name not in weights or weights[name].shape != expected.shape:
+            raise UserError(
+                f"--{part} {path} holds weights of another network: {name} is missing there or "
+                "has another shape"
+            )
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})

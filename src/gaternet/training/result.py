@@ -1,0 +1,63 @@
+"""What a finished run measured: errors, costs, gates, and what it took."""
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from gaternet import graph
+from gaternet.data.image_set import ImageSet
+from gaternet.data.settings import DataConfig
+from gaternet.model import GaterNet
+from gaternet.training.compute import hardware
+from gaternet.training.evaluation import evaluate
+from gaternet.training.run import Run
+from gaternet.training.trainer import Trainer
+
+
+def measure(
+    trainer: Trainer, test: ImageSet, run: Run, pretrain_epochs: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return the content of result.json: the trained network on every test image, once.
+
+    `pretrain_epochs` says how long the networks that it started from were trained; it is empty for
+    a network that started from fresh weights.
+    """
+    recipe, model = trainer.recipe, trainer.evaluated
+    found = evaluate(model, test, recipe.data)
+    return {
+        "recipe": recipe.name,
+        "command": shlex.join(["gaternet", *sys.argv[1:]]),
+        "data": {"name": run.config.data_name, "fingerprint": run.config.data_fingerprint},
+        "epochs": recipe.schedule.epochs,
+        "pretrain_epochs": dict(pretrain_epochs) or None,
+        "seed": recipe.seed,
+        "sparsity": recipe.gating.sparsity if recipe.gating else None,
+        "hardware": hardware(trainer.plan.device),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
+        "test_error_percent": round(found.error_percent, 3),
+        "test_top5_error_percent": round(found.top5_error_percent, 3),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs_per_image": macs_per_image(model, recipe.data),
+        "gates": asdict(found.gates) if found.gates else None,
+    }
+
+
+def macs_per_image(model: nn.Module, data: DataConfig) -> int:
+    """Return the multiply-accumulates of one image, every filter computed, the gater included."""
+    size = (data.channels, data.image_size, data.image_size)
+    if not isinstance(model, GaterNet):
+        return graph.trace(model, size).total_macs
+    glance = model.gater.input_size or data.image_size
+    extractor = graph.trace(model.gater.extractor, (data.channels, glance, glance))
+    assert model.gater.head is not None
+    layers = (m for m in model.gater.head if isinstance(m, nn.Linear))
+    head = sum(layer.in_features * layer.out_features for layer in layers)
+    return graph.trace(model.backbone, size).total_macs + extractor.total_macs + head
