@@ -151,8 +151,8 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
         """Directory of the run; it must be new, or hold the run to --resume."""
         data: str | None = recipe.data.hub
         """Folder (parquet, or images by class) or hub name of the data set."""
-        epochs: int | None = None
-        """Rescale the whole schedule to this many epochs."""
+        epochs: int = recipe.epochs
+        """Length of the run; the schedule spans all of it."""
         resume: bool = False
         """Go on from the newest checkpoint in --out."""
         device: str = "auto"
@@ -185,6 +185,7 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
     )
     recipe = replace(
         recipe,
+        epochs=settings.epochs,
         seed=settings.seed,
         validation=settings.validation,
         optimizer=settings.optimizer,
@@ -192,8 +193,6 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
         augmentation=settings.augmentation,
         compute=settings.compute,
     )
-    if settings.epochs is not None:
-        recipe = recipe.with_epochs(settings.epochs)
     if isinstance(settings, GatedSettings):
         recipe = replace(recipe, gating=settings.gating)
     recipe = check(recipe)

@@ -20,7 +20,7 @@ def recipe_list(recipes: Iterable["Recipe"]) -> None:
     """Print every recipe's name and what it reproduces."""
     table = _table("recipe", "epochs", "reproduces")
     for recipe in recipes:
-        table.add_row(recipe.name, str(recipe.schedule.epochs), recipe.reproduces)
+        table.add_row(recipe.name, str(recipe.epochs), recipe.reproduces)
     Console().print(table)
 
 

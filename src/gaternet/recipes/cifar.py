@@ -5,10 +5,12 @@ from dataclasses import replace
 from gaternet.data.settings import CIFAR10, CIFAR100, DataConfig
 from gaternet.training.config import Gating, Optimizer, Recipe, Schedule
 
-PAPER = Schedule(epochs=164, batch_size=128, kind="step", milestones=(0.5, 0.75))
+PAPER_EPOCHS = 164
+PAPER = Schedule(batch_size=128, kind="step", milestones=(0.5, 0.75))
 """64,000 steps of 128 images, the learning rate divided by ten at 32,000 and 48,000."""
 
-SHORT = Schedule(epochs=16, batch_size=128, kind="cosine", warmup=0.1)
+SHORT_EPOCHS = 16
+SHORT = Schedule(batch_size=128, kind="cosine", warmup=0.1)
 SHORT_OPTIMIZER = Optimizer(lr=0.2, weight_decay=5e-4)
 SHORT_GATING = Gating(
     opening_bias=1.0,
@@ -26,6 +28,7 @@ def _resnet(data: DataConfig, depth: int) -> list[Recipe]:
         reproduces=f"Table 1, ResNet-{depth} on {data.title}",
         data=data,
         backbone=f"resnet{depth}",
+        epochs=PAPER_EPOCHS,
         schedule=PAPER,
     )
     gated = replace(
@@ -39,6 +42,7 @@ def _resnet(data: DataConfig, depth: int) -> list[Recipe]:
         plain,
         name=f"{plain.name}-short",
         reproduces=f"not in the paper: ResNet-{depth} on {data.title} in a tenth of the time",
+        epochs=SHORT_EPOCHS,
         schedule=SHORT,
         optimizer=SHORT_OPTIMIZER,
     )

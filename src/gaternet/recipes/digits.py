@@ -11,7 +11,8 @@ _PLAIN = Recipe(
     data=DIGITS,
     backbone="resnet8",
     optimizer=Optimizer(lr=0.1, weight_decay=5e-4),
-    schedule=Schedule(epochs=20, batch_size=64, kind="cosine", warmup=0.1),
+    epochs=20,
+    schedule=Schedule(batch_size=64, kind="cosine", warmup=0.1),
     augmentation=Augmentation(crop_padding=1, mirror=False),
 )
 

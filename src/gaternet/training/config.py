@@ -1,6 +1,6 @@
 """What a training run is made of: typed, frozen, checked before any data is read."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -28,9 +28,8 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and how the learning rate falls; milestones are shares of the whole schedule."""
+    """How the learning rate falls; warm-up and milestones are shares of all the run's epochs."""
 
-    epochs: int = 164
     batch_size: int = 128
     kind: Literal["step", "cosine"] = "step"
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -88,6 +87,8 @@ class Recipe:
     reproduces: str
     data: DataConfig
     backbone: str
+    epochs: int
+    """Whatever their number, the schedule spans all of them."""
     gating: Gating | None = None
     """None trains the backbone as it is."""
     pretrain: tuple[str, str] | None = None
@@ -102,16 +103,12 @@ class Recipe:
 
     __pydantic_config__ = _STRICT
 
-    def with_epochs(self, epochs: int) -> "Recipe":
-        """Return the same recipe with its whole schedule rescaled to `epochs`."""
-        return replace(self, schedule=replace(self.schedule, epochs=epochs))
-
 
 def check(recipe: Recipe) -> Recipe:
     """Return `recipe` if it can be run; raise UserError that names the contradictory settings."""
     schedule, gating = recipe.schedule, recipe.gating
     wrong = {
-        "schedule.epochs must be at least 1": schedule.epochs < 1,
+        "epochs must be at least 1": recipe.epochs < 1,
         "schedule.batch-size must be at least 2 (BatchNorm)": schedule.batch_size < 2,
         "schedule.accumulate must divide schedule.batch-size": schedule.accumulate < 1
         or schedule.batch_size % schedule.accumulate != 0,

@@ -38,10 +38,10 @@ def fit(trainer: Trainer, images: ImageSet, probe: Probe, run: Run, reporter: Re
     """
     recipe = trainer.recipe
     with Board(run) as board:
-        while trainer.epoch < recipe.schedule.epochs:
+        while trainer.epoch < recipe.epochs:
             start = time.monotonic()
             numbers = trainer.train_epoch(images, reporter)
-            last = trainer.epoch == recipe.schedule.epochs
+            last = trainer.epoch == recipe.epochs
             if last and recipe.gating and recipe.gating.reestimate_batch_norm:
                 trainer.reestimate_batch_norm(images)
             metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers

@@ -69,14 +69,14 @@ def train(
             if part not in started_from:
                 started_from[part] = _pretrain(part, run, sources, device, console)
                 _load_part(model, part, started_from[part].path)
-    steps = recipe.schedule.epochs * (len(images) // recipe.schedule.batch_size)
+    steps = recipe.epochs * (len(images) // recipe.schedule.batch_size)
     trainer = Trainer(model, recipe, plan(recipe.compute, chosen, steps))
     if trainer.plan.note:
         console.print(trainer.plan.note)
     if resume:
         trainer.restore(run)
     _fit(trainer, images, run, console)
-    epochs = {part: begun.config.recipe.schedule.epochs for part, begun in started_from.items()}
+    epochs = {part: begun.config.recipe.epochs for part, begun in started_from.items()}
     result = measure(trainer, test, run, epochs)
     run.finish(result)
     console.print(
@@ -168,7 +168,7 @@ def _fit(trainer: Trainer, images: ImageSet, run: Run, console: Console) -> None
         images, probe = kept, Probe(held, "validation")
     else:
         probe = Probe(held, "training sample")
-    epochs = recipe.schedule.epochs
+    epochs = recipe.epochs
     with reporting(recipe.name, epochs * trainer.steps_per_epoch(images), epochs, console) as shown:
         fit(trainer, images, probe, run, shown)
 
@@ -195,11 +195,13 @@ def _pretrain(part: str, run: Run, sources: Sources, device: str, console: Conso
     assert joint.pretrain is not None
     recipe = recipes.get(joint.pretrain[PARTS.index(part)])
     # A joint phase that was shortened with --epochs shortens what comes before it alike.
-    share = joint.schedule.epochs / recipes.get(joint.name).schedule.epochs
-    recipe = recipe.with_epochs(max(1, round(share * recipe.schedule.epochs)))
+    share = joint.epochs / recipes.get(joint.name).epochs
+    epochs = max(1, round(share * recipe.epochs))
     # The gater's network has a seed of its own: where both are ResNet-20 they shall not be twins.
     seed = joint.seed + (GATER_SEED_OFFSET if part == "gater" else 0)
-    recipe = replace(recipe, seed=seed, validation=joint.validation, compute=joint.compute)
+    recipe = replace(
+        recipe, epochs=epochs, seed=seed, validation=joint.validation, compute=joint.compute
+    )
     return train_or_continue(recipe, Sources(sources.data), run.path / part, device, console)
 
 

@@ -34,7 +34,7 @@ def measure(
         "recipe": recipe.name,
         "command": shlex.join(["gaternet", *sys.argv[1:]]),
         "data": {"name": run.config.data_name, "fingerprint": run.config.data_fingerprint},
-        "epochs": recipe.schedule.epochs,
+        "epochs": recipe.epochs,
         "pretrain_epochs": dict(pretrain_epochs) or None,
         "seed": recipe.seed,
         "sparsity": recipe.gating.sparsity if recipe.gating else None,

@@ -136,7 +136,7 @@ class Trainer:
         gated = isinstance(self.model, GaterNet)
         self.model.train()
         for step, batch in enumerate(self.batches(images)):
-            self.set_stage((self.epoch + step / steps) / self.recipe.schedule.epochs)
+            self.set_stage((self.epoch + step / steps) / self.recipe.epochs)
             means.add(*self.step(*batch), count=len(batch[1]))
             now = time.monotonic()
             if now - last_look > LOOK_EVERY_SECONDS and step + 1 < steps:
