@@ -121,6 +121,18 @@ def test_shake_shake_gates_both_branches(inner_first: bool) -> None:
     assert points_of(backbone) == {"1.branch1.4": 4, "1.branch2.4": 4}
 
 
+def test_branches_without_a_shortcut_are_all_gated() -> None:
+    class Fusion(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Sequential(conv(4, 4), nn.ReLU(), conv(4, 4)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    assert points_of(nn.Sequential(conv(3, 4), Fusion())) == {"1.a.2": 4, "1.b.2": 4}
+
+
 class RepVgg(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -188,6 +200,20 @@ def test_channels_last_layers_are_gated_where_the_output_is_channels_first() -> 
     assert sum(points.values()) == 3 * 96 + 3 * 192 + 9 * 384 + 3 * 768
 
 
+def test_where_a_reshape_hides_the_channels_nothing_is_gated() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.drop = nn.Linear(4, 4), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.permute(0, 2, 3, 1)
+            return x + self.drop(self.linear(x.reshape(-1, 16, 4)).reshape(x.shape))
+
+    with pytest.raises(ValueError, match="name the gate points"):
+        points_of(nn.Sequential(conv(3, 4), Windows()))
+
+
 def test_a_branch_that_no_submodule_hands_out_is_refused_with_the_reason() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
@@ -220,7 +246,7 @@ def test_a_backbone_without_gate_points_is_refused() -> None:
         ("mobilenetv3_large_100", 16 + 24 + 2 * 40 + 3 * 80 + 112 + 2 * 160),
         ("efficientnet_b0", 24 + 40 + 2 * 80 + 2 * 112 + 3 * 192),
         ("regnety_008", 64 + 3 * 128 + 8 * 320 + 2 * 768),
-        ("repvgg_a0", 64 + 2 * 48 + 4 * 96 + 14 * 192 + 1280),
+        ("repvgg_a0", 48 + 2 * 48 + 4 * 96 + 14 * 192 + 1280),
         ("vgg16_bn", 2 * 64 + 2 * 128 + 3 * 256 + 6 * 512 + 2 * 4096),
         ("efficientnetv2_rw_t", 4560),
         ("hrnet_w18_small", 5632),

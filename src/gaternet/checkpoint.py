@@ -104,7 +104,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
     config = describe(model)
     with torch.device("meta"):
         rebuilt = build(config)
-    if _shapes(rebuilt) != _shapes(model):
+    if _shapes(rebuilt) != _shapes(model) or _layers(rebuilt) != _layers(model):
         raise UserError(
             f"{config.backbone.name} built by name differs from this model (options that change "
             "its layers?); save its state_dict() and build it in your own code"
@@ -127,7 +127,10 @@ def load(directory: str | Path) -> nn.Module:
         raise UserError(
             f"{path / 'model.json'}: not a model of this version: {error.errors()[0]['msg']}"
         ) from None
-    model = build(config)
+    try:
+        model = build(config)
+    except ValueError as error:
+        raise UserError(f"{path / 'model.json'}: no such model can be built: {error}") from None
     load_weights(model, read_tensors(path, MODEL), path)
     return model.eval()
 
@@ -179,8 +182,8 @@ def write(
         raise UserError(f"cannot write {directory}: {error}") from error
 
 
-def verify_manifest(directory: Path) -> None:
-    """Raise UserError unless every file of a checkpoint is there and unaltered."""
+def verify_manifest(directory: Path) -> frozenset[str]:
+    """Return the names of a checkpoint's files; raise UserError unless all are there, unaltered."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
@@ -197,24 +200,25 @@ def verify_manifest(directory: Path) -> None:
                 f"{file} was truncated or altered (its SHA-256 differs from {MANIFEST}); "
                 "use another checkpoint"
             )
+    return frozenset(expected)
 
 
 def read_tensors(directory: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of NAME.safetensors, on the CPU, after verifying the whole checkpoint."""
-    verify_manifest(directory)
+    file = _verified(directory, f"{name}.safetensors")
     try:
-        return load_file(directory / f"{name}.safetensors")
+        return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{directory / name}.safetensors cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def read_json(directory: Path, name: str) -> Any:
     """Return the content of NAME.json, after verifying the whole checkpoint."""
-    verify_manifest(directory)
+    file = _verified(directory, f"{name}.json")
     try:
-        return json.loads((directory / f"{name}.json").read_text())
+        return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{directory / name}.json cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def newest(checkpoints: Path) -> Path:
@@ -228,8 +232,24 @@ def newest(checkpoints: Path) -> Path:
     return found[-1]
 
 
+def _verified(directory: Path, name: str) -> Path:
+    if name not in verify_manifest(directory):
+        raise UserError(f"{directory / name} is not in {MANIFEST}; use another checkpoint")
+    return directory / name
+
+
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _layers(model: nn.Module) -> dict[str, str]:
+    """Return what shapes do not tell: strides and dilations of convs, types of blocks."""
+    return {
+        name: repr(module) if isinstance(module, nn.Conv2d) else type(module).__name__
+        for name, module in model.named_modules()
+        # Other leaves may differ, as drop path does between training and evaluation.
+        if isinstance(module, nn.Conv2d) or any(module.children())
+    }
 
 
 def _sha256(file: Path) -> str:

@@ -4,15 +4,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional
 
 from gaternet.errors import UsageError, UserError
-
-if TYPE_CHECKING:
-    pass
 
 GateFormName = Literal["hard", "soft", "noisy"]
 SplitName = Literal["test", "train", "validation"]

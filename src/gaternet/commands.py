@@ -15,7 +15,7 @@ from gaternet.data.cache import cache_directory
 from gaternet.data.decoding import decode_image, fit_to
 from gaternet.data.image_set import ImageSet, split_validation
 from gaternet.data.sources import load
-from gaternet.errors import UsageError
+from gaternet.errors import UsageError, UserError
 from gaternet.model import GaterNet
 from gaternet.training.compute import choose_device, hardware, plan
 from gaternet.training.config import Compute
@@ -98,14 +98,21 @@ def _split(run: Run, request: EvaluationRequest) -> ImageSet:
     where = request.data or recipe.data.hub
     if where is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
-    if request.split == "test":
-        return load(where, recipe.data, "test")
-    images = load(where, recipe.data, "train")
-    if request.split == "train":
+    images = load(where, recipe.data, "test" if request.split == "test" else "train")
+    if images.classes != run.config.classes:
+        raise UserError(
+            f"{where} has other classes ({_few(images.classes)}) than {run.path} was trained on "
+            f"({_few(run.config.classes)}); give --data with the same"
+        )
+    if request.split in ("test", "train"):
         return images
     if not recipe.validation:
         raise UsageError(f"{run.path} was trained on all images: it has no validation split")
     return split_validation(images, recipe.validation, recipe.seed)[1]
+
+
+def _few(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
 
 
 def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -> list[Prediction]:

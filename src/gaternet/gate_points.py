@@ -120,8 +120,8 @@ class GateHolder:
     """Where the hooks of one backbone find the gates of the present forward.
 
     The gates stay until the next forward of the backbone, because activation checkpointing runs
-    submodules again in the backward. A forward of the backbone that was not armed takes them
-    away: it is the plain network.
+    submodules again in the backward (which therefore must come before the next forward). A
+    forward of the backbone that was not armed takes them away: it is the plain network.
     """
 
     def __init__(self) -> None:

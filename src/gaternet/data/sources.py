@@ -100,5 +100,5 @@ def _check(image_set: ImageSet, config: DataConfig, where: str | Path) -> None:
         raise UserError(
             f"{where} holds images of {channels}×{height}×{width}, {config.name} is "
             f"{config.channels}×{config.image_size}×{config.image_size}: give other data, or "
-            f"image_size={config.image_size} to scale them"
+            f"scale them (`image_size={config.image_size}` of `gaternet.data.sources.load`)"
         )

@@ -9,12 +9,15 @@ PAPER_EPOCHS = 164
 PAPER = Schedule(batch_size=128, kind="step", milestones=(0.5, 0.75))
 """64,000 steps of 128 images, the learning rate divided by ten at 32,000 and 48,000."""
 
+SPARSITY = 0.1
+"""λ; the paper prints none, and this value has not been swept yet."""
+
 SHORT_EPOCHS = 16
 SHORT = Schedule(batch_size=128, kind="cosine", warmup=0.1)
 SHORT_OPTIMIZER = Optimizer(lr=0.2, weight_decay=5e-4)
 SHORT_GATING = Gating(
     opening_bias=1.0,
-    sparsity=0.1,
+    sparsity=SPARSITY,
     anneal_from=0.4,
     anneal_until=0.7,
     reestimate_batch_norm=True,
@@ -35,7 +38,7 @@ def _resnet(data: DataConfig, depth: int) -> list[Recipe]:
         plain,
         name=f"{plain.name}-gated",
         reproduces=f"Table 1, ResNet-{depth}-Gated on {data.title}",
-        gating=Gating(),
+        gating=Gating(sparsity=SPARSITY),
         pretrain=(plain.name, f"{data.name}/resnet20"),
     )
     short = replace(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gaternet.errors import UserError
+from gaternet.errors import UsageError
 from gaternet.training.config import Compute
 
 COMPILE_PAYS_AFTER_STEPS = 1500
@@ -34,17 +34,17 @@ class ComputePlan:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device `auto`, `cpu`, `cuda` or `cuda:N`; raise UserError if it is not there."""
+    """Return the device `auto`, `cpu`, `cuda` or `cuda:N`; raise UsageError if it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
+        raise UsageError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:N")
+        raise UsageError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device here; use --device cpu")
+        raise UsageError("no CUDA device here; use --device cpu")
     return device
 
 

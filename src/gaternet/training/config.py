@@ -2,12 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gaternet.data.settings import Augmentation, DataConfig
-from gaternet.errors import UserError
+from gaternet.errors import UsageError, UserError
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -105,37 +106,55 @@ class Recipe:
 
 
 def check(recipe: Recipe) -> Recipe:
-    """Return `recipe` if it can be run; raise UserError that names the contradictory settings."""
-    schedule, gating = recipe.schedule, recipe.gating
-    wrong = {
+    """Return `recipe` if it can be run; raise UsageError that names the contradictory settings."""
+    wrong = _faults(recipe)
+    if recipe.gating:
+        wrong |= _gating_faults(recipe.gating)
+    elif recipe.pretrain:
+        wrong["pretrain needs gating: a plain network is trained from scratch"] = True
+    for message, applies in wrong.items():
+        if applies:
+            raise UsageError(f"recipe {recipe.name}: {message}")
+    return recipe
+
+
+def _faults(recipe: Recipe) -> dict[str, bool]:
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    parts = schedule.accumulate
+    return {
         "epochs must be at least 1": recipe.epochs < 1,
         "schedule.batch-size must be at least 2 (BatchNorm)": schedule.batch_size < 2,
-        "schedule.accumulate must divide schedule.batch-size": schedule.accumulate < 1
-        or schedule.batch_size % schedule.accumulate != 0,
+        "schedule.accumulate must divide schedule.batch-size": parts < 1
+        or schedule.batch_size % parts != 0,
+        "schedule.accumulate leaves parts of one image, and BatchNorm needs two": parts > 1
+        and schedule.batch_size == parts,
         "schedule.warmup must be in [0, 1)": not 0 <= schedule.warmup < 1,
         "schedule.ema must be in [0, 1)": not 0 <= schedule.ema < 1,
         "schedule.milestones must rise within (0, 1)": not all(
             a < b for a, b in pairwise((0.0, *schedule.milestones, 1.0))
         ),
-        "optimizer.lr must be above 0": recipe.optimizer.lr <= 0,
-        "optimizer.momentum must be above 0 with optimizer.nesterov": recipe.optimizer.nesterov
-        and recipe.optimizer.momentum <= 0,
+        "optimizer.lr must be above 0": not 0 < optimizer.lr < inf,
+        "optimizer.momentum must be in [0, 1)": not 0 <= optimizer.momentum < 1,
+        "optimizer.momentum must be above 0 with optimizer.nesterov": optimizer.nesterov
+        and optimizer.momentum == 0,
+        "optimizer.weight-decay must not be negative": not 0 <= optimizer.weight_decay < inf,
+        "optimizer.label-smoothing must be in [0, 1)": not 0 <= optimizer.label_smoothing < 1,
         "validation must not be negative": recipe.validation < 0,
+        "seed must be in [0, 2⁶³)": not 0 <= recipe.seed < 2**63,
     }
-    if gating:
-        wrong |= {
-            "gating.bottleneck must be at least 1": gating.bottleneck < 1,
-            "gating.sparsity must not be negative": gating.sparsity < 0,
-            "gating.anneal-from ≤ gating.anneal-until ≤ 1 does not hold": not (
-                0 <= gating.anneal_from <= gating.anneal_until <= 1
-            ),
-        }
-    elif recipe.pretrain:
-        wrong["pretrain needs gating: a plain network is trained from scratch"] = True
-    for message, applies in wrong.items():
-        if applies:
-            raise UserError(f"recipe {recipe.name}: {message}")
-    return recipe
+
+
+def _gating_faults(gating: Gating) -> dict[str, bool]:
+    return {
+        "gating.bottleneck must be at least 1": gating.bottleneck < 1,
+        "gating.input-size must be at least 1": gating.input_size is not None
+        and gating.input_size < 1,
+        "gating.opening-bias must be finite": not -inf < gating.opening_bias < inf,
+        "gating.sparsity must not be negative": not 0 <= gating.sparsity < inf,
+        "0 ≤ gating.anneal-from ≤ gating.anneal-until ≤ 1 does not hold": not (
+            0 <= gating.anneal_from <= gating.anneal_until <= 1
+        ),
+    }
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -146,10 +165,12 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 def recipe_from_dict(values: object, source: str) -> Recipe:
     """Return the recipe that `values` describe; `source` names their file in errors.
 
-    Raises UserError for an unknown, missing or mistyped setting.
+    Raises UserError for an unknown, missing, mistyped or contradictory setting.
     """
     try:
         return check(TypeAdapter(Recipe).validate_python(values))
+    except UsageError as error:
+        raise UserError(f"{source}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

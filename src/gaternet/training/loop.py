@@ -13,7 +13,7 @@ from gaternet.training.evaluation import evaluate
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
 from gaternet.training.tracking import Board
-from gaternet.training.trainer import Trainer
+from gaternet.training.trainer import Trainer, check_finite
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ def fit(trainer: Trainer, images: ImageSet, probe: Probe, run: Run, reporter: Re
             metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
             metrics["probe"] = probe_metrics(trainer.evaluated, probe, recipe)
             metrics["seconds"] = time.monotonic() - start
-            run.save_checkpoint(trainer.epoch, *trainer.state())
+            check_finite(metrics["probe"]["hard"]["loss"], trainer.epoch)
+            # In this order: resuming forgets metrics without a checkpoint, never the reverse.
             run.log(metrics)
+            run.save_checkpoint(trainer.epoch, *trainer.state())
             board.add_epoch(metrics)
             reporter.epoch(metrics)

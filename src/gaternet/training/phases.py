@@ -1,5 +1,6 @@
 """From a recipe and its data to a finished run: build, start from pre-trained weights, fit."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,12 +58,14 @@ def train(
     """
     console = console or Console()
     chosen = choose_device(device)
+    model = build_model(recipe)
+    started_from = _given_parts(model, recipe, sources)
     images = load(sources.data, recipe.data, "train")
     test = load(sources.data, recipe.data, "test")
     _check_sizes(recipe, images)
-    model = build_model(recipe)
-    started_from = _given_parts(model, recipe, sources)
-    config = RunConfig(recipe, images.name, images.fingerprint, images.classes)
+    config = RunConfig(
+        recipe, images.name, images.fingerprint, images.classes, _origins(model, sources)
+    )
     run = _reopen(out, config) if resume else create_run(out, config)
     if isinstance(model, GaterNet) and not sources.from_scratch:
         for part in PARTS:
@@ -72,7 +75,7 @@ def train(
     steps = recipe.epochs * (len(images) // recipe.schedule.batch_size)
     trainer = Trainer(model, recipe, plan(recipe.compute, chosen, steps))
     if trainer.plan.note:
-        console.print(trainer.plan.note)
+        _say_once(console, trainer.plan.note)
     if resume:
         trainer.restore(run)
     _fit(trainer, images, run, console)
@@ -86,6 +89,11 @@ def train(
         soft_wrap=True,
     )
     return run
+
+
+@functools.cache
+def _say_once(console: Console, note: str) -> None:
+    console.print(note)
 
 
 def train_or_continue(
@@ -103,7 +111,9 @@ def _reopen(out: Path, config: RunConfig) -> Run:
     run = open_run(out)
     if run.result:
         raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
-    before, now = (_flat(recipe_to_dict(c.recipe)) for c in (run.config, config))
+    before, now = (
+        _flat(recipe_to_dict(c.recipe) | {"weights": c.weights}) for c in (run.config, config)
+    )
     changed = [
         f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
     ]
@@ -190,6 +200,18 @@ def _given_parts(model: nn.Module, recipe: Recipe, sources: Sources) -> dict[str
     return runs
 
 
+def _origins(model: nn.Module, sources: Sources) -> dict[str, str]:
+    """Say where each part's weights come from, so that a resumed run starts from the same."""
+    if not isinstance(model, GaterNet):
+        return {}
+    trained = "fresh" if sources.from_scratch else "pre-trained by this run"
+    given = (sources.backbone, sources.gater)
+    return {
+        part: str(path.resolve()) if path else trained
+        for part, path in zip(PARTS, given, strict=True)
+    }
+
+
 def _pretrain(part: str, run: Run, sources: Sources, device: str, console: Console) -> Run:
     joint = run.config.recipe
     assert joint.pretrain is not None
@@ -208,7 +230,15 @@ def _pretrain(part: str, run: Run, sources: Sources, device: str, console: Conso
 def _load_part(model: GaterNet, part: str, path: Path) -> None:
     """Load a plain network's weights; its classifier is left out of a gater."""
     network = model.backbone if part == "backbone" else model.gater.extractor
-    weights = checkpoint.load(path).state_dict()
+    loaded = checkpoint.load(path)
+    found, wanted = checkpoint.describe(loaded), backbones.describe(network)
+    # By name first: a ResNet-56 has every weight of a ResNet-20, and more.
+    if found.gater or found.backbone.name != wanted.name:
+        kind = "gated " if found.gater else ""
+        raise UserError(
+            f"--{part} {path} holds a {kind}{found.backbone.name}, not a plain {wanted.name}"
+        )
+    weights = loaded.state_dict()
     for name, expected in network.state_dict().items():
         if name not in weights or weights[name].shape != expected.shape:
             raise UserError(

@@ -10,7 +10,7 @@ RUN/result.json        test error and costs, when the run has ended
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ class RunConfig:
     data_name: str
     data_fingerprint: str
     classes: tuple[str, ...]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Where the initial weights of a gated network's parts come from."""
 
 
 class Run:
@@ -45,17 +47,27 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        return any(self.checkpoints.glob("epoch-*"))
+
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append one epoch's metrics."""
-        with (self.path / "metrics.jsonl").open("a") as stream:
-            stream.write(json.dumps(metrics) + "\n")
+        """Append one epoch's metrics; raise UserError where the disk does not take them."""
+        file = self.path / "metrics.jsonl"
+        try:
+            with file.open("a") as stream:
+                stream.write(json.dumps(metrics) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error.strerror}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of every finished epoch."""
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return []
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        lines = file.read_text().splitlines(keepends=True)
+        # A line without its end was being written when the run was killed.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def save_checkpoint(
         self, epoch: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
@@ -68,11 +80,11 @@ class Run:
     def rewind(self, epoch: int) -> None:
         """Forget the metrics of epochs that were begun or finished after checkpoint `epoch`."""
         lines = [json.dumps(line) for line in self.metrics() if line["epoch"] <= epoch]
-        (self.path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+        _write(self.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
-        (self.path / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+        _write(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -84,9 +96,12 @@ class Run:
 def create_run(path: Path, config: RunConfig) -> Run:
     """Make a new run directory; raise UserError where there is something already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        kind = "holds a run" if (path / "config.json").exists() else "is not empty"
-        go_on = " or --resume to continue it" if (path / "config.json").exists() else ""
-        raise UserError(f"{path} {kind} already; choose another --out{go_on}")
+        if (path / "config.json").exists():
+            raise UserError(
+                f"{path} holds a run already; choose another --out or --resume to continue it"
+            )
+        kind = "is not empty" if path.is_dir() else "is a file"
+        raise UserError(f"{path} {kind}; choose another --out")
     try:
         (path / "checkpoints").mkdir(parents=True)
         values = {
@@ -97,6 +112,7 @@ def create_run(path: Path, config: RunConfig) -> Run:
                 "classes": config.classes,
             },
             "recipe": recipe_to_dict(config.recipe),
+            "weights": dict(config.weights),
         }
         (path / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
@@ -119,7 +135,18 @@ def open_run(path: Path) -> Run:
             str(data["name"]),
             str(data["fingerprint"]),
             tuple(data["classes"]),
+            dict(values.get("weights", {})),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None
     return Run(path, config)
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file whole or not at all; raise UserError where the disk does not take it."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from error

@@ -49,15 +49,20 @@ class _Means:
 
     def read(self, gated: bool, seconds: float, epoch: int) -> dict[str, float]:
         loss, wrong, opened = (self.sums / self.count).tolist()
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} in epoch {epoch}; the last good checkpoint is kept. "
-                "Lower --optimizer.lr, or train with --compute.precision float32"
-            )
+        check_finite(loss, epoch)
         numbers = {"loss": loss, "error_percent": 100 * wrong}
         if gated:
             numbers["open_share"] = opened
         return numbers | {"images_per_second": self.count / seconds}
+
+
+def check_finite(loss: float, epoch: int) -> None:
+    """Raise UserError where a loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} in epoch {epoch}; the last good checkpoint is kept. "
+            "Lower --optimizer.lr, or train with --compute.precision float32"
+        )
 
 
 def make_objective(model: nn.Module, recipe: Recipe, plan: ComputePlan) -> Objective:
@@ -209,7 +214,7 @@ class Trainer:
 
     def restore(self, run: Run) -> None:
         """Go on from the newest checkpoint of `run`, from the start where it has none."""
-        if not any(run.checkpoints.iterdir()):
+        if not run.has_checkpoint:
             run.rewind(0)
             return
         path = checkpoint.newest(run.checkpoints)
@@ -222,7 +227,9 @@ class Trainer:
             self.average.n_averaged.fill_(progress["averaged_updates"])
         momentum = checkpoint.read_tensors(path, "momentum")
         for name, parameter in self.model.named_parameters():
-            buffer = momentum[name].to(parameter.device, copy=True)
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            if name in momentum:
+                # In the parameter's own memory layout, which the fused step takes for granted.
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.epoch = progress["epoch"]
         run.rewind(self.epoch)

@@ -1,0 +1,84 @@
+"""Recipes that train in a second, images to train them on, and what tests do with runs."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from gaternet import recipes
+from gaternet.backbones.resnet_cifar import CifarResNet
+from gaternet.data.digits import load_digits
+from gaternet.data.image_set import ImageSet, take
+from gaternet.gater import Gater
+from gaternet.model import GaterNet
+from gaternet.training.compute import ComputePlan, plan
+from gaternet.training.config import Compute, Recipe
+from gaternet.training.run import Run, RunConfig, create_run
+
+EAGER = Compute(precision="float32", compile="off", channels_last="off")
+PLAIN = replace(recipes.get("digits/resnet8"), epochs=2, compute=EAGER)
+GATED = replace(recipes.get("digits/resnet8-gated"), epochs=2, compute=EAGER)
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def step(self, epoch: int, steps: int, numbers: Mapping[str, float]) -> None:
+        pass
+
+    def epoch(self, metrics: Mapping[str, Any]) -> None:
+        pass
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def shown(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def few_digits(count: int = 160, split: str = "train") -> ImageSet:
+    return take(load_digits(split), torch.arange(count))
+
+
+def with_batches(recipe: Recipe, size: int, **settings: Any) -> Recipe:
+    """Return the recipe with another batch size and, by name, other settings of its schedule."""
+    return replace(recipe, schedule=replace(recipe.schedule, batch_size=size, **settings))
+
+
+def cpu_plan(recipe: Recipe) -> ComputePlan:
+    return plan(recipe.compute, torch.device("cpu"), steps=1)
+
+
+def tiny_gated() -> GaterNet:
+    """A gated network for digits: 4 + 8 + 8 gates."""
+    backbone = CifarResNet(8, widths=(4, 8, 8), channels=1, image_size=8)
+    extractor = CifarResNet(8, classes=0, widths=(4, 4, 4), channels=1, image_size=8)
+    return GaterNet(backbone, Gater(extractor, bottleneck=4))
+
+
+def new_run(path: Path, recipe: Recipe, images: ImageSet) -> Run:
+    return create_run(path, RunConfig(recipe, images.name, images.fingerprint, images.classes))
+
+
+def sign_again(directory: Path) -> None:
+    """Write a manifest that fits a checkpoint's altered files."""
+    files = [file for file in directory.iterdir() if file.name != "manifest.json"]
+    manifest = {
+        file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in files
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Return every file below a directory, to see that nothing changed."""
+    files = (file for file in directory.rglob("*") if file.is_file())
+    return {str(file.relative_to(directory)): file.read_bytes() for file in files}

@@ -1,0 +1,263 @@
+"""Saving and loading: round trips, and every way in which a checkpoint can be wrong."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import gaternet
+from gaternet import checkpoint
+from gaternet.backbones.resnet_cifar import CifarResNet
+from gaternet.errors import UserError
+from gaternet.gater import Gater
+from gaternet.model import GaterNet
+from small_runs import sign_again, tree
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def plain() -> CifarResNet:
+    torch.manual_seed(0)
+    return CifarResNet(8, shortcut="identity").eval()
+
+
+def gated() -> GaterNet:
+    torch.manual_seed(0)
+    backbone = CifarResNet(8, classes=7)
+    gater = Gater(CifarResNet(8, classes=0), bottleneck=4, batch_norm=False, input_size=16)
+    model = GaterNet(backbone, gater, points=["stage2.block1.bn2", "stage3.block1.bn2"])
+    model.binarizer.threshold = -0.25
+    return model.eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    gaternet.save(plain(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_plain_network_round_trip(saved: Path) -> None:
+    model = plain()
+    loaded = gaternet.load(saved)
+    assert isinstance(loaded, CifarResNet)
+    assert not loaded.training
+    assert torch.equal(loaded(IMAGES), model(IMAGES))
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["model"]
+
+
+def test_gated_network_round_trip_keeps_points_threshold_and_gater(tmp_path: Path) -> None:
+    model = gated()
+    gaternet.save(model, tmp_path / "deep" / "model")
+    loaded = gaternet.load(str(tmp_path / "deep" / "model"))
+    assert isinstance(loaded, GaterNet)
+    assert loaded.points == model.points
+    assert loaded.binarizer.threshold == -0.25
+    assert loaded.gater.input_size == 16
+    assert not loaded.gater.batch_norm
+    for ours, theirs in zip(loaded(IMAGES), model(IMAGES), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_timm_network_round_trip(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model("resnet10t", num_classes=5)
+    gater = Gater(timm.create_model("resnet10t", num_classes=0), bottleneck=4, input_size=32)
+    model = GaterNet(backbone, gater, input_size=(3, 64, 64)).eval()
+    gaternet.save(model, tmp_path / "model")
+    loaded = gaternet.load(tmp_path / "model")
+    images = torch.randn(2, 3, 64, 64)
+    for ours, theirs in zip(loaded(images), model(images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_weights_are_plain_safetensors_with_the_state_dict_s_keys(saved: Path) -> None:
+    found = load_file(saved / "model.safetensors")
+    expected = plain().state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_shared_and_strided_tensors_are_saved_as_they_read(tmp_path: Path) -> None:
+    one = torch.arange(6.0).reshape(2, 3)
+    tensors = {"model": {"a": one, "b": one, "c": one.t(), "d": one[:, 1]}}
+    checkpoint.write(tmp_path / "x", tensors, {})
+    found = checkpoint.read_tensors(tmp_path / "x", "model")
+    assert all(torch.equal(found[name], tensors["model"][name]) for name in "abcd")
+
+
+def test_existing_directory_is_refused_and_stays(saved: Path) -> None:
+    before = tree(saved)
+    with pytest.raises(UserError, match=r"model exists already; choose another"):
+        gaternet.save(plain(), saved)
+    assert tree(saved) == before
+
+
+def unlike_its_name() -> list[nn.Module]:
+    return [
+        CifarResNet(8, widths=(4, 8, 8)),
+        timm.create_model("resnet10t", features_only=True),
+        timm.create_model("resnet10t", output_stride=8),
+        nn.Sequential(nn.Conv2d(3, 4, 3)),
+    ]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_network_that_its_name_does_not_build_is_refused(index: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"built (again )?by name.*state_dict"):
+        gaternet.save(unlike_its_name()[index], tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_drop_path_of_training_is_no_hindrance(tmp_path: Path) -> None:
+    gaternet.save(timm.create_model("resnet10t", drop_path_rate=0.1), tmp_path / "model")
+
+
+def truncate(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip_a_bit(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+def remove(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+
+
+def escape(directory: Path) -> None:
+    (directory.parent / "x").write_text("")
+    (directory / "manifest.json").write_text(json.dumps({"../x": {"sha256": "0"}}))
+
+
+def list_nothing(directory: Path) -> None:
+    flip_a_bit(directory)
+    (directory / "manifest.json").write_text("{}")
+
+
+def garble_manifest(directory: Path) -> None:
+    (directory / "manifest.json").write_text('{"model.safetensors": 3}')
+
+
+def remove_manifest(directory: Path) -> None:
+    (directory / "manifest.json").unlink()
+
+
+def edit_values(directory: Path) -> None:
+    values = json.loads((directory / "model.json").read_text())
+    (directory / "model.json").write_text(json.dumps(values | {"blocks": 3}))
+    sign_again(directory)
+
+
+def edit_backbone(directory: Path) -> None:
+    values = json.loads((directory / "model.json").read_text())
+    values["backbone"]["name"] = "resnet14"
+    (directory / "model.json").write_text(json.dumps(values))
+    sign_again(directory)
+
+
+def edit_classes(directory: Path) -> None:
+    values = json.loads((directory / "model.json").read_text())
+    values["backbone"]["classes"] = 11
+    (directory / "model.json").write_text(json.dumps(values))
+    sign_again(directory)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (truncate, r"model\.safetensors was truncated or altered"),
+        (flip_a_bit, r"model\.safetensors was truncated or altered"),
+        (remove, r"model\.safetensors is missing"),
+        (escape, r"\.\./x is missing"),
+        (list_nothing, r"model\.json is not in manifest\.json"),
+        (garble_manifest, r"manifest\.json is damaged"),
+        (remove_manifest, r"model holds no model: it has no manifest\.json"),
+        (edit_values, r"model\.json: not a model of this version"),
+        (edit_backbone, r"model: weights of another model: .* is missing there"),
+        (edit_classes, r"weights of another model: fc\.bias is \(10,\) there and \(11,\) here"),
+    ],
+)
+def test_damaged_model_is_refused_by_name(
+    harm: Callable[[Path], None], message: str, saved: Path
+) -> None:
+    harm(saved)
+    with pytest.raises(UserError, match=message):
+        gaternet.load(saved)
+
+
+def test_model_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    gaternet.save(gated(), tmp_path / "model")
+    file = tmp_path / "model" / "model.json"
+    file.write_text(file.read_text().replace("stage3.block1.bn2", "stage3.block9.bn2"))
+    sign_again(tmp_path / "model")
+    with pytest.raises(UserError, match=r"model\.json: .*no submodule `stage3.block9.bn2`"):
+        gaternet.load(tmp_path / "model")
+
+
+def test_foreign_and_missing_directories_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    for name in ("letters", "nowhere"):
+        with pytest.raises(UserError, match=f"{name} holds no model"):
+            gaternet.load(tmp_path / name)
+
+
+class Exploit:
+    """What a pickle may do when it is opened."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
+@pytest.mark.parametrize("through_torch", [False, True])
+def test_pickle_in_disguise_is_refused_and_never_run(
+    through_torch: bool, saved: Path, tmp_path: Path
+) -> None:
+    weights = saved / "model.safetensors"
+    exploit = Exploit(tmp_path / "ran")
+    if through_torch:
+        torch.save(exploit, weights)
+    else:
+        weights.write_bytes(pickle.dumps(exploit))
+    sign_again(saved)
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        gaternet.load(saved)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensors: object, file: Path) -> None:
+        file.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*model: .*No space left on device"):
+        gaternet.save(plain(), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_newest_checkpoint_is_the_one_loaded(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        gaternet.load(tmp_path)
+    gaternet.save(CifarResNet(14), checkpoints / "epoch-0009")
+    gaternet.save(plain(), checkpoints / "epoch-0010")
+    (checkpoints / ".epoch-0011.99.partial").mkdir()
+    loaded = gaternet.load(tmp_path)
+    assert isinstance(loaded, CifarResNet)
+    assert loaded.depth == 8
