@@ -58,11 +58,14 @@ def cpu_plan(recipe: Recipe) -> ComputePlan:
     return plan(recipe.compute, torch.device("cpu"), steps=1)
 
 
+def tiny_backbone() -> CifarResNet:
+    """A network for digits with 4 + 8 + 8 places for gates."""
+    return CifarResNet(8, widths=(4, 8, 8), channels=1, image_size=8)
+
+
 def tiny_gated() -> GaterNet:
-    """A gated network for digits: 4 + 8 + 8 gates."""
-    backbone = CifarResNet(8, widths=(4, 8, 8), channels=1, image_size=8)
     extractor = CifarResNet(8, classes=0, widths=(4, 4, 4), channels=1, image_size=8)
-    return GaterNet(backbone, Gater(extractor, bottleneck=4))
+    return GaterNet(tiny_backbone(), Gater(extractor, bottleneck=4))
 
 
 def new_run(path: Path, recipe: Recipe, images: ImageSet) -> Run:

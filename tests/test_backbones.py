@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gaternet import backbones
 from gaternet.backbones import BackboneConfig
-from gaternet.backbones.resnet_cifar import CifarResNet, PaddingShortcut
+from gaternet.backbones.resnet_cifar import BasicBlock, CifarResNet, PaddingShortcut
 from gaternet.errors import UserError
 from gaternet.gater import Gater
 from gaternet.model import GaterNet
@@ -83,6 +83,7 @@ def test_parameter_free_shortcut_equals_a_slow_one() -> None:
     x = torch.randn(2, 3, 6, 4)
     assert torch.equal(PaddingShortcut(3, 8, 2)(x), padded_shortcut(x, 8))
     block = CifarResNet(8, shortcut="identity").get_submodule("stage2.block1").eval()
+    assert isinstance(block, BasicBlock)
     images = torch.randn(2, 16, 8, 8)
     branch = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(images)))))
     assert torch.equal(block(images), torch.relu(padded_shortcut(images, 32) + branch))
@@ -103,7 +104,7 @@ def test_initial_weights_are_he_normal_by_fan_out() -> None:
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("depth", [2, 7, 18, 50])
+@pytest.mark.parametrize("depth", [2, 7, 18, 52])
 def test_depth_that_is_no_6n_plus_2_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match=f"depth {depth} is not 6n"):
         CifarResNet(depth)

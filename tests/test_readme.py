@@ -1,5 +1,6 @@
 """The README's code runs as it stands there."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import timm
 import torch
 
 README = Path(__file__).parents[1] / "README.md"
+RESULTS = README.parent / "results"
+OFFLINE = {"pretrained": False}
 
 
 def test_gating_a_timm_model_in_ones_own_loop(
@@ -34,4 +37,13 @@ def test_gating_a_timm_model_in_ones_own_loop(
     assert any(name.startswith("gater") for name in moved)
 
 
-OFFLINE = {"pretrained": False}
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("cifar10-*.json")), ids=lambda f: f.stem)
+def test_first_results_are_the_measured_ones(file: Path) -> None:
+    result = json.loads(file.read_text())
+    (row,) = [line for line in README.read_text().splitlines() if f"(results/{file.name})" in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert f"`{result['recipe']}`" in cells[0]
+    assert cells[1] == str(result["epochs"])
+    assert cells[2] == f"{result['test_error_percent']:.2f} %"
+    assert cells[3] == f"{result['parameters'] / 1e6:.2f} M"
+    assert cells[4] == f"{result['macs_per_image'] / 1e6:.1f} M"

@@ -1,10 +1,10 @@
 """The command line: arguments in, calls out; nothing else."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional
@@ -119,7 +119,7 @@ def info(json: bool = False) -> None:
     presentation.environment(environment(), as_json=json)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,

@@ -10,8 +10,7 @@ from rich.table import Table
 from gaternet import checkpoint, recipes
 from gaternet.analysis.figures import gates_per_layer
 from gaternet.analysis.record import collect
-from gaternet.data.augmentation import normalise
-from gaternet.data.batches import evaluation_batches
+from gaternet.data.batches import normalised_batches
 from gaternet.data.sources import load
 from gaternet.model import GaterNet
 from gaternet.training.phases import Sources, train_or_continue
@@ -46,10 +45,7 @@ def run(out: Path, device: str = "auto") -> None:
     model = checkpoint.load(gated.path)
     assert isinstance(model, GaterNet)
     test = load("digits", recipe.data, "test")
-    images = (
-        normalise(batch.images, recipe.data.mean, recipe.data.std)
-        for batch in evaluation_batches(test, 500, "cpu")
-    )
+    images = normalised_batches(test, recipe.data, "cpu")
     gates_per_layer(collect(model, images).layers(), "Gates per layer, digits, test images", figure)
     digit = out / f"digit-{int(test.labels[0])}.png"
     Image.fromarray(test.images[0, 0].numpy()).save(digit)

@@ -70,10 +70,11 @@ def test_momentum_may_be_left_out() -> None:
     assert check(recipe) is recipe
 
 
-@pytest.mark.parametrize("name", ["crop_padding", "cutout"])
-def test_negative_augmentation_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is -1"):
-        replace(Augmentation(), **{name: -1})
+def test_negative_augmentation_is_refused() -> None:
+    with pytest.raises(ValueError, match="crop_padding is -1"):
+        Augmentation(crop_padding=-1)
+    with pytest.raises(ValueError, match="cutout is -1"):
+        Augmentation(cutout=-1)
 
 
 def test_settings_are_frozen() -> None:

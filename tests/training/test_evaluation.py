@@ -14,7 +14,7 @@ from gaternet.gater import Gater
 from gaternet.model import GaterNet
 from gaternet.randomness import Purpose, normal, sample_keys
 from gaternet.training.evaluation import evaluate
-from small_runs import few_digits, tiny_gated
+from small_runs import few_digits, tiny_backbone, tiny_gated
 
 
 def scaled(images: ImageSet) -> Tensor:
@@ -80,7 +80,7 @@ class Brightness(nn.Module):
 @pytest.fixture
 def planted() -> GaterNet:
     """5 gates always on, 6 always off, 9 that follow the brightness, their logits known."""
-    model = GaterNet(tiny_gated().backbone, Gater(Brightness(), bottleneck=1))
+    model = GaterNet(tiny_backbone(), Gater(Brightness(), bottleneck=1))
     head = nn.Linear(1, 20)
     with torch.no_grad():
         head.bias.copy_(torch.tensor([9.0] * 5 + [-9.0] * 6 + [0.2] * 9))

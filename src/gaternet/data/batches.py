@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gaternet.data.augmentation import normalise
 from gaternet.data.image_set import ImageSet
+from gaternet.data.settings import DataConfig
 from gaternet.randomness import permutation
 
 
@@ -44,3 +46,11 @@ def evaluation_batches(
     images, labels = image_set.images.split(batch_size), image_set.labels.split(batch_size)
     for where, pixels, targets in zip(index.split(batch_size), images, labels, strict=True):
         yield Batch(where, pixels.to(device), targets.to(device))
+
+
+def normalised_batches(
+    image_set: ImageSet, config: DataConfig, device: torch.device | str, batch_size: int = 500
+) -> Iterator[Tensor]:
+    """Yield every image exactly once as networks take them, (N, C, H, W) float32."""
+    for batch in evaluation_batches(image_set, batch_size, device):
+        yield normalise(batch.images, config.mean, config.std)

@@ -115,7 +115,7 @@ class Trainer:
         self.recipe, self.plan = recipe, plan
         if plan.device.type == "cpu":
             keep_freed_memory()
-        self.model = model.to(plan.device, memory_format=plan.memory_format)
+        self.model = model.to(plan.device).to(memory_format=plan.memory_format)
         self.optimizer = make_optimizer(self.model, recipe)
         self.objective = make_objective(self.model, recipe, plan)
         self.average: AveragedModel | None = None

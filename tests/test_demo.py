@@ -1,0 +1,38 @@
+"""The demonstration, the whole way."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gaternet import cli
+
+
+@pytest.mark.slow
+def test_demo_trains_well_and_its_gates_choose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert cli.main(["demo", "--out", str(out), "--device", "cpu"]) == 0
+    result = json.loads((out / "gated" / "result.json").read_text())
+    plain = json.loads((out / "gated" / "backbone" / "result.json").read_text())
+    assert result["test_error_percent"] <= 3
+    assert plain["test_error_percent"] <= 3
+    assert result["gates"]["always_off"] > 0
+    assert result["gates"]["input_dependent"] > 0
+    with Image.open(out / "gates.png") as figure:
+        assert figure.width > 400
+    shown = capsys.readouterr().out
+    for words in ("plain backbone", "gated model", "test error", "parameters", "gater included"):
+        assert words in shown
+    assert f"{result['test_error_percent']:.2f} %" in shown
+    assert f"{result['macs_per_image']:,}" in shown
+
+    # What it says to type next works, and a second demonstration trains nothing again.
+    typed = [line.split() for line in shown.splitlines() if line.startswith("  gaternet ")]
+    for command in typed[:3]:
+        assert cli.main(command[1:]) == 0
+    capsys.readouterr()
+    assert cli.main(["demo", "--out", str(out), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("trained before") == 2
