@@ -189,10 +189,8 @@ def test_unknown_gater_gives_near_ones(terminal: Terminal, tmp_path: Path) -> No
 
 def test_missing_data(terminal: Terminal, tmp_path: Path, plain_run: Path) -> None:
     missing = tmp_path / "nowhere"
-    for words in (
-        ["train", "cifar10/resnet20", "--out", tmp_path / "run"],
-        ["evaluate", plain_run],
-    ):
+    training = ["train", "cifar10/resnet20", "--out", str(tmp_path / "run")]
+    for words in (training, ["evaluate", str(plain_run)]):
         assert str(missing) in terminal.fail(1, *words, "--data", missing)
     assert not (tmp_path / "run").exists()
 
@@ -201,10 +199,8 @@ def test_foreign_data(terminal: Terminal, tmp_path: Path, plain_run: Path) -> No
     letters = tmp_path / "letters"
     letters.mkdir()
     (letters / "a.txt").write_text("dear")
-    for words in (
-        ["train", "cifar10/resnet20", "--out", tmp_path / "run"],
-        ["evaluate", plain_run],
-    ):
+    training = ["train", "cifar10/resnet20", "--out", str(tmp_path / "run")]
+    for words in (training, ["evaluate", str(plain_run)]):
         assert str(letters) in terminal.fail(1, *words, "--data", letters)
     said = terminal.fail(
         1, "train", "cifar10/resnet20", "--data", "digits", "--out", tmp_path / "run"

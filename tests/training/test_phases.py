@@ -172,8 +172,6 @@ def test_given_parts_are_loaded(
     begun: list[GaterNet] = []
     monkeypatch.setattr(phases, "_fit", lambda trainer, *_: begun.append(trainer.model))
     monkeypatch.setattr(phases, "measure", lambda *_: {"test_error_percent": 0.0})
-    other = run_recipe(replace(ONE, seed=1), tmp_path / "gater", Sources("digits"))
-    del begun[:]
     weights = gaternet.load(plain.path).state_dict()
     run_recipe(JOINT, tmp_path / "run", Sources("digits", plain.path, plain.path))
     (model,) = begun
@@ -181,7 +179,6 @@ def test_given_parts_are_loaded(
     extractor = model.gater.extractor.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in extractor.items())
     assert weights.keys() - extractor.keys() == {"fc.weight", "fc.bias"}
-    assert other.config.recipe.seed == 1
 
 
 def test_result_says_how_long_given_parts_were_trained(plain: Run, tmp_path: Path) -> None:

@@ -84,10 +84,9 @@ def test_steps_equal_hand_written_ones(nesterov: bool) -> None:
         gradients = torch.autograd.grad(expected, list(by_hand.parameters()))
         with torch.no_grad():
             for p, g, v in zip(by_hand.parameters(), gradients, velocity, strict=True):
-                g = g + 0.01 * p
-                v.mul_(0.8).add_(g)
-                direction = g + 0.8 * v if nesterov else v
-                p -= 0.03 * direction
+                decayed = g + 0.01 * p
+                v.mul_(0.8).add_(decayed)
+                p.sub_(0.03 * (decayed + 0.8 * v if nesterov else v))
     assert_same_weights(model, by_hand)
 
 
