@@ -8,7 +8,9 @@ median from 2,000 bootstrap resamples.
 """
 
 import json
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -87,17 +89,16 @@ def main(settings: Settings) -> None:
     for round_ in range(settings.warmup + settings.rounds):
         batch = batches[round_ % len(batches)]
         times = [timed(lambda t=t, b=batch: t.step(*b)) for t in trainers]  # type: ignore[misc]
-        start = time.perf_counter()
-        if next(supply, None) is None:
+        if round_ % len(batches) == 0:
             supply = iter(trainers[0].batches(image_set))
-            continue
+        supplied = timed(lambda s=supply: next(s))  # type: ignore[misc]
         if round_ >= settings.warmup:
-            data.append(time.perf_counter() - start)
+            data.append(supplied)
             for kept, measured in zip(steps, times, strict=True):
                 kept.append(measured)
     backbone, gater, gated = steps
     report = {
-        "command": "python benchmarks/training_step.py",
+        "command": shlex.join(["python", *sys.argv]),
         "hardware": hardware(device),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,

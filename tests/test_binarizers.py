@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats  # type: ignore[import-untyped]
+from scipy import special, stats
 
 from gaternet.binarizers import (
     GateForm,

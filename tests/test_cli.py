@@ -218,8 +218,7 @@ def test_images_of_other_classes_are_not_evaluated(
             (data / split / name).mkdir(parents=True)
             Image.new("L", (8, 8), 100).save(data / split / name / "1.png")
     said = terminal.fail(1, "evaluate", plain_run, "--data", data)
-    assert "has other classes (a, b, c, …)" in said
-    assert "(0, 1, 2, …)" in said
+    assert "was trained on: class 0 is a, not 0; give --data" in said
 
 
 def test_directory_in_use_is_not_overwritten(
@@ -357,3 +356,7 @@ def test_info(terminal: Terminal) -> None:
     assert found["torch"] == torch.__version__.partition("+")[0]
     assert found["device"] in ("cpu", "cuda")
     assert found["hardware"] in " ".join(terminal.succeed("info").split())
+
+
+def test_recipe_comes_first(terminal: Terminal) -> None:
+    assert "the recipe comes first" in terminal.fail(2, "train", "--out", "x", "digits/resnet8")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from torch import Tensor
 
 from gaternet.randomness import Purpose, normal, permutation, sample_keys, uniform

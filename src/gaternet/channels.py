@@ -5,7 +5,6 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import (
     _CircularPadNd,
     _ConstantPadNd,
@@ -39,7 +38,7 @@ ZERO_KEEPING_MODULES = (
     *ZERO_KEEPING_ACTIVATIONS,
     *_POOLS,
     *_EDGE_PADS,
-    *(nn.Identity, _DropoutNd, nn.AlphaDropout, nn.Upsample),
+    *(nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Upsample),
 )
 
 # Functions and methods go by name, in-place forms too; their activations by the classes above.
@@ -47,7 +46,8 @@ _NORM_FUNCTIONS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance
 _POOL_FUNCTIONS = frozenset(
     {"avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 )
-_DROP_FUNCTIONS = frozenset({"dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout"})
+# Not alpha dropout: in training it maps 0 to a constant.
+_DROP_FUNCTIONS = frozenset({"dropout", "dropout2d"})
 _LAYOUT_FUNCTIONS = frozenset({"permute", "transpose", "contiguous", "interpolate"})
 _COPY_FUNCTIONS = frozenset({"clone", "to", "float", "half", "bfloat16", "type_as", "detach"})
 _PRODUCTS = frozenset({"mul", "multiply"})

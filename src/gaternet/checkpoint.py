@@ -113,7 +113,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
 
 
 def load(directory: str | Path) -> nn.Module:
-    """Load what `save` wrote, or the newest good checkpoint of a run, in evaluation mode.
+    """Load what `save` wrote, or the newest checkpoint of a run, in evaluation mode.
 
     Raises UserError where the directory holds no model or a file of it was altered.
     """
@@ -190,16 +190,13 @@ def verify_manifest(directory: Path) -> frozenset[str]:
     except FileNotFoundError:
         raise UserError(f"{directory} holds no model: it has no {MANIFEST}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{directory / MANIFEST} is damaged; use another checkpoint") from None
+        raise UserError(f"{directory / MANIFEST} is damaged") from None
     for name, digest in expected.items():
         file = directory / name
         if Path(name).name != name or not file.is_file():
-            raise UserError(f"{file} is missing; use another checkpoint")
+            raise UserError(f"{file} is missing")
         if _sha256(file) != digest:
-            raise UserError(
-                f"{file} was truncated or altered (its SHA-256 differs from {MANIFEST}); "
-                "use another checkpoint"
-            )
+            raise UserError(f"{file} was truncated or altered: its SHA-256 differs from {MANIFEST}")
     return frozenset(expected)
 
 
@@ -223,18 +220,28 @@ def read_json(directory: Path, name: str) -> Any:
 
 def newest(checkpoints: Path) -> Path:
     """Return a run's newest checkpoint; raise UserError if there is none or it is damaged."""
-    found = sorted(path for path in checkpoints.glob("epoch-*") if path.is_dir())
+    found = finished(checkpoints)
     if not found:
         raise UserError(
             f"{checkpoints} holds no checkpoint yet: the run ended before its first epoch"
         )
-    verify_manifest(found[-1])
+    try:
+        verify_manifest(found[-1])
+    except UserError as error:
+        before = f", from {found[-2].name}" if len(found) > 1 else " from the start"
+        raise UserError(f"{error}; remove {found[-1]} to go on{before}") from None
     return found[-1]
+
+
+def finished(checkpoints: Path) -> list[Path]:
+    """Return a run's checkpoints by epoch, the newest last."""
+    found = (path for path in checkpoints.glob("epoch-*") if path.is_dir())
+    return sorted(found, key=lambda path: int(path.name.removeprefix("epoch-")))
 
 
 def _verified(directory: Path, name: str) -> Path:
     if name not in verify_manifest(directory):
-        raise UserError(f"{directory / name} is not in {MANIFEST}; use another checkpoint")
+        raise UserError(f"{directory / name} is not in {MANIFEST}")
     return directory / name
 
 
@@ -258,6 +265,8 @@ def _sha256(file: Path) -> str:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no directories
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,6 @@
 """The command line: arguments in, calls out; nothing else."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -140,6 +141,8 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
         check,
     )
 
+    if name.startswith("-"):
+        raise UsageError(f"the recipe comes first: gaternet train RECIPE {name} …")
     recipe = get(name)
 
     @dataclass(frozen=True)
@@ -154,6 +157,8 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
         """Go on from the newest checkpoint in --out."""
         device: str = "auto"
         """auto, cpu, cuda or cuda:N."""
+        network: str = recipe.backbone
+        """The backbone: resnetD, resnetD-identity (parameter-free shortcuts), or timm/NAME."""
         seed: int = recipe.seed
         """Decides initial weights, order, augmentation and noise."""
         validation: int = recipe.validation
@@ -182,6 +187,7 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
     )
     recipe = replace(
         recipe,
+        backbone=settings.network,
         epochs=settings.epochs,
         seed=settings.seed,
         validation=settings.validation,
@@ -204,14 +210,22 @@ def _train_recipe(name: str, arguments: Sequence[str]) -> None:
         sources = Sources(settings.data, settings.backbone, settings.gater, settings.from_scratch)
     else:
         sources = Sources(settings.data)
-    train_recipe(recipe, sources, settings.out, device=settings.device, resume=settings.resume)
+    typed = [word for word in arguments if word != "--resume"]
+    train_recipe(
+        recipe,
+        sources,
+        settings.out,
+        device=settings.device,
+        resume=settings.resume,
+        command=shlex.join(["gaternet", "train", name, *typed]),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for a mistake in files, 2 in arguments."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if len(arguments) > 1 and arguments[0] == "train" and not arguments[1].startswith("-"):
+        if arguments[:1] == ["train"] and arguments[1:] not in ([], ["-h"], ["--help"]):
             _train_recipe(arguments[1], arguments[2:])
         else:
             tyro.extras.subcommand_cli_from_dict(
@@ -225,6 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gaternet: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("gaternet: interrupted", file=sys.stderr)
+        print("gaternet: interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
     return 0

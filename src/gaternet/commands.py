@@ -3,6 +3,7 @@
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gaternet.model import GaterNet
 from gaternet.training.compute import choose_device, hardware, plan
 from gaternet.training.config import Compute
 from gaternet.training.evaluation import Evaluation, evaluate
+from gaternet.training.phases import VALIDATION_SEED
 from gaternet.training.run import Run, open_run
 
 
@@ -96,23 +98,26 @@ def evaluate_run(path: Path, request: EvaluationRequest) -> RunEvaluation:
 def _split(run: Run, request: EvaluationRequest) -> ImageSet:
     recipe = run.config.recipe
     where = request.data or recipe.data.hub
+    part = "test" if request.split == "test" else "train"
     if where is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
-    images = load(where, recipe.data, "test" if request.split == "test" else "train")
+    images = load(where, recipe.data, part, recipe.data.image_size)
     if images.classes != run.config.classes:
         raise UserError(
-            f"{where} has other classes ({_few(images.classes)}) than {run.path} was trained on "
-            f"({_few(run.config.classes)}); give --data with the same"
+            f"{where} has other classes than {run.path} was trained on: "
+            f"{_differing(images, run)}; give --data with the same"
         )
     if request.split in ("test", "train"):
         return images
     if not recipe.validation:
         raise UsageError(f"{run.path} was trained on all images: it has no validation split")
-    return split_validation(images, recipe.validation, recipe.seed)[1]
+    return split_validation(images, recipe.validation, VALIDATION_SEED)[1]
 
 
-def _few(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+def _differing(images: ImageSet, run: Run) -> str:
+    pairs = zip_longest(images.classes, run.config.classes, fillvalue="none")
+    number, (here, there) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+    return f"class {number} is {here}, not {there}"
 
 
 def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -> list[Prediction]:

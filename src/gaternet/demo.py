@@ -1,10 +1,13 @@
 """`gaternet demo`: the whole way once, offline, on scikit-learn's digits."""
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from gaternet import checkpoint, recipes
@@ -13,29 +16,25 @@ from gaternet.analysis.record import collect
 from gaternet.data.batches import normalised_batches
 from gaternet.data.sources import load
 from gaternet.model import GaterNet
-from gaternet.training.phases import Sources, train_or_continue
+from gaternet.training.phases import Options, Sources, train_or_continue
+from gaternet.training.progress import plain_console
+from gaternet.training.run import open_run
 
 GATED = "digits/resnet8-gated"
 
 
 def run(out: Path, device: str = "auto") -> None:
     """Train a plain and a gated network into `out`, compare them, and draw the gates."""
-    console = Console()
+    console = plain_console()
     console.print(
         "Digits of 8×8 pixels. A backbone and a gater are trained each by itself, then jointly:\n"
         "the gater opens and closes the backbone's filters for each image.\n",
         soft_wrap=True,
-        highlight=False,
     )
     recipe = recipes.get(GATED)
-    gated = train_or_continue(recipe, Sources("digits"), out / "gated", device, console)
-    plain_result = train_or_continue(
-        recipes.get("digits/resnet8"),
-        Sources("digits"),
-        out / "gated" / "backbone",
-        device,
-        console,
-    ).result
+    options = Options(device, "gaternet demo", console)
+    gated = train_or_continue(recipe, Sources("digits"), out / "gated", options)
+    plain_result = open_run(out / "gated" / "backbone").result
     gated_result = gated.result
     assert plain_result is not None
     assert gated_result is not None
@@ -49,15 +48,22 @@ def run(out: Path, device: str = "auto") -> None:
     gates_per_layer(collect(model, images).layers(), "Gates per layer, digits, test images", figure)
     digit = out / f"digit-{int(test.labels[0])}.png"
     Image.fromarray(test.images[0, 0].numpy()).save(digit)
-    console.print(f"\nGates per layer: {figure}", soft_wrap=True, highlight=False)
-    console.print("\nWhat to type next:", highlight=False)
-    for line in (
-        f"gaternet evaluate {gated.path} --gates soft",
-        f"gaternet predict {gated.path} {digit}",
-        "gaternet recipes list",
-        "gaternet train cifar10/resnet20-gated-short --data FOLDER-or-hub-name --out runs/first",
+    console.print(f"\nGates per layer: {figure}", soft_wrap=True)
+    console.print("\nWhat to type next:")
+    for words in (
+        ["evaluate", str(gated.path), "--gates", "soft"],
+        ["predict", str(gated.path), str(digit)],
+        ["recipes", "list"],
+        ["train", "cifar10/resnet20-gated-short", "--data", "uoft-cs/cifar10", "--out", "runs/1"],
     ):
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+        console.print(f"  {shlex.join([_program(), *words])}", soft_wrap=True)
+
+
+def _program() -> str:
+    """Return how to call the command line from here: by name, or by where it was installed."""
+    if shutil.which("gaternet"):
+        return "gaternet"
+    return os.path.relpath(Path(sys.executable).parent / "gaternet")
 
 
 def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
@@ -69,6 +75,7 @@ def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
     def share(count: float) -> str:
         return f"{count:g} of {gates['total']} ({100 * count / gates['total']:.0f} %)"
 
+    table.add_row("epochs", str(plain["epochs"]), _epochs(gated))
     table.add_row("test error", *(f"{r['test_error_percent']:.2f} %" for r in (plain, gated)))
     table.add_row("parameters", *(f"{r['parameters']:,}" for r in (plain, gated)))
     table.add_row(
@@ -80,3 +87,8 @@ def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
     table.add_row("gates input-dependent", "", share(gates["input_dependent"]))
     table.add_row("gates open an image, mean", "", share(round(gates["mean_open"], 1)))
     return table
+
+
+def _epochs(gated: dict[str, Any]) -> str:
+    before = gated["pretrain_epochs"]
+    return f"{before['backbone']} + {before['gater']} (gater), then {gated['epochs']} jointly"

@@ -21,7 +21,7 @@ def recipe_list(recipes: Iterable["Recipe"]) -> None:
     table = _table("recipe", "epochs", "reproduces")
     for recipe in recipes:
         table.add_row(recipe.name, str(recipe.epochs), recipe.reproduces)
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)
 
 
 def recipe_settings(recipe: "Recipe") -> None:
@@ -50,7 +50,7 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
         table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
         table.add_row("open per image, mean", _share(gates.mean_open, gates.total))
         table.add_row("logits within 1 of the threshold", f"{100 * gates.near_threshold:.1f} %")
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)
 
 
 def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
@@ -59,7 +59,7 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
     if as_json:
         _print_json([asdict(prediction) for prediction in found])
         return
-    console = Console()
+    console = Console(markup=False, highlight=False)
     for prediction in found:
         table = _table(prediction.image, "probability")
         likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
@@ -82,7 +82,7 @@ def environment(values: Mapping[str, Any], *, as_json: bool) -> None:
     table = _table("", "")
     for name, value in values.items():
         table.add_row(name.replace("_", " "), str(value))
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)
 
 
 def _table(*headers: str) -> Table:

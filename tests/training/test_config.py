@@ -37,8 +37,7 @@ def changed(recipe: Recipe, setting: str, value: Any) -> Recipe:
         ("schedule.accumulate", 64, r"schedule\.accumulate leaves parts of one image"),
         ("schedule.warmup", 1.0, r"schedule\.warmup must be in \[0, 1\)"),
         ("schedule.ema", 1.0, r"schedule\.ema must be in \[0, 1\)"),
-        ("schedule.milestones", (0.75, 0.5), r"schedule\.milestones must rise"),
-        ("schedule.milestones", (0.5, 1.0), r"schedule\.milestones must rise"),
+        ("schedule.milestones", (0.5,), r"schedule\.milestones go with schedule\.kind step"),
         ("optimizer.lr", 0.0, r"optimizer\.lr must be above 0"),
         ("optimizer.lr", nan, r"optimizer\.lr must be above 0"),
         ("optimizer.lr", inf, r"optimizer\.lr must be above 0"),
@@ -57,6 +56,13 @@ def changed(recipe: Recipe, setting: str, value: Any) -> Recipe:
 def test_what_cannot_be_run_is_refused(setting: str, value: Any, message: str) -> None:
     with pytest.raises(UsageError, match=f"recipe digits/resnet8-gated: .*{message}"):
         check(changed(GATED, setting, value))
+
+
+@pytest.mark.parametrize("milestones", [(0.75, 0.5), (0.5, 1.0), (0.0, 0.5)])
+def test_milestones_rise_within_the_schedule(milestones: tuple[float, ...]) -> None:
+    stepped = changed(PLAIN, "schedule.kind", "step")
+    with pytest.raises(UsageError, match=r"schedule\.milestones must rise"):
+        check(changed(stepped, "schedule.milestones", milestones))
 
 
 def test_plain_network_has_nothing_to_pretrain() -> None:

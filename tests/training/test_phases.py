@@ -29,7 +29,8 @@ JOINT = with_batches(replace(GATED, epochs=1), 128)
 SCRATCH = Sources("digits", from_scratch=True)
 
 RESULT_KEYS = {
-    "recipe", "command", "data", "epochs", "pretrain_epochs", "seed", "sparsity", "hardware",
+    "recipe", "command", "data", "epochs", "pretrain_epochs", "seed", "settings",
+    "macs_uncounted", "hardware",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
     "parameters", "macs_per_image", "gates",
 }  # fmt: skip
@@ -77,7 +78,8 @@ def test_plain_result(plain: Run) -> None:
     assert result is not None
     assert result == json.loads((plain.path / "result.json").read_text())
     assert result.keys() == RESULT_KEYS
-    assert result["gates"] is result["pretrain_epochs"] is result["sparsity"] is None
+    assert result["gates"] is result["pretrain_epochs"] is result["settings"]["gating"] is None
+    assert result["macs_uncounted"] == {}
     assert (result["recipe"], result["epochs"], result["seed"]) == ("digits/resnet8", 1, 0)
     train_images = load_digits("train")
     assert result["data"] == {"name": "digits", "fingerprint": train_images.fingerprint}
@@ -98,7 +100,7 @@ def test_joint_result(joint: Run) -> None:
     assert result is not None
     assert result.keys() == RESULT_KEYS
     assert result["pretrain_epochs"] == {"backbone": 1, "gater": 1}
-    assert result["sparsity"] == 0.5
+    assert result["settings"]["gating"]["sparsity"] == 0.5
     gates = result["gates"]
     assert gates.keys() == GATE_KEYS
     assert gates["total"] == 16 + 32 + 64
@@ -170,7 +172,7 @@ def test_given_parts_are_loaded(
     plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[GaterNet] = []
-    monkeypatch.setattr(phases, "_fit", lambda trainer, *_: begun.append(trainer.model))
+    monkeypatch.setattr(phases, "fit", lambda trainer, *_: begun.append(trainer.model))
     monkeypatch.setattr(phases, "measure", lambda *_: {"test_error_percent": 0.0})
     weights = gaternet.load(plain.path).state_dict()
     run_recipe(JOINT, tmp_path / "run", Sources("digits", plain.path, plain.path))
@@ -314,7 +316,7 @@ def test_resuming_with_other_images_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = stopped_run(tmp_path / "run", ONE, Sources("digits"))
-    monkeypatch.setattr(phases, "load", lambda where, data, split: few_digits(1000, "train"))
+    monkeypatch.setattr(phases, "load", lambda where, data, split, size: few_digits(1000, "train"))
     with pytest.raises(UserError, match="begun with other images"):
         run_recipe(ONE, run.path, Sources("digits"), resume=True)
 
@@ -348,7 +350,7 @@ def test_missing_compiler_is_told_once(tmp_path: Path, monkeypatch: pytest.Monke
     recipe = replace(JOINT, compute=Compute(precision="float32", compile="on"))
     run = run_recipe(recipe, tmp_path / "run", Sources("digits"), console=console)
     assert run.result is not None
-    assert shown(console).count("no C++ compiler found: running without torch.compile") == 1
+    assert shown(console).count("no C++ compiler with Python's headers: running without") == 1
 
 
 @pytest.mark.slow
@@ -361,3 +363,34 @@ def test_compiled_training_equals_eager(tmp_path: Path) -> None:
     ]
     losses = [run.metrics()[0]["loss"] for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_unfinished_part_is_refused(tmp_path: Path) -> None:
+    begun = stopped_run(tmp_path / "begun", ONE, Sources("digits"))
+    with pytest.raises(UserError, match=r"--gater .*begun has not ended: go on with its --resume"):
+        run_recipe(JOINT, tmp_path / "run", Sources("digits", gater=begun.path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_part_that_saw_the_validation_images_is_refused(plain: Run, tmp_path: Path) -> None:
+    recipe = replace(JOINT, validation=100)
+    with pytest.raises(UserError, match="trained on images that --validation 100 holds out"):
+        run_recipe(recipe, tmp_path / "run", Sources("digits", plain.path, plain.path))
+
+
+def test_seed_does_not_change_what_is_held_out() -> None:
+    images = load_digits("train")
+    splits = [phases._split(replace(ONE, validation=100, seed=seed), images) for seed in (0, 1000)]
+    (kept, probe), (kept_too, probe_too) = splits
+    assert probe.images.images.equal(probe_too.images.images)
+    assert kept.images.equal(kept_too.images)
+
+
+def test_parts_are_pretrained_as_the_networks_that_the_joint_phase_has() -> None:
+    assert JOINT.gating is not None
+    joint = replace(JOINT, backbone="resnet14", gating=replace(JOINT.gating, gater="resnet20"))
+    joint = replace(joint, schedule=replace(joint.schedule, batch_size=16))
+    backbone, gater = (phases.pretraining(part, joint) for part in ("backbone", "gater"))
+    assert (backbone.backbone, gater.backbone) == ("resnet14", "resnet20")
+    assert backbone.schedule.batch_size == gater.schedule.batch_size == 16
+    assert backbone.gating is gater.gating is None

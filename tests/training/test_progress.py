@@ -78,7 +78,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
 
 
 def test_in_a_terminal_there_is_a_bar() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, highlight=False)
     with reporting("digits/resnet8", 200, 10, console) as reporter:
         assert isinstance(reporter, BarReporter)
         reporter.step(3, 60, GATED)
@@ -86,4 +86,5 @@ def test_in_a_terminal_there_is_a_bar() -> None:
     written = shown(console)
     assert "━" in written
     assert "epoch 3/10 · loss 1.250 · error 37.50 % · open 62.5 %" in written
+    assert "30 %" in written
     assert "validation error 40.00 %" in written

@@ -17,7 +17,7 @@ def test_step_divides_by_ten_exactly_at_the_milestones(step: int, rate: float) -
 
 
 def test_steps_counted_in_epochs_meet_the_milestones() -> None:
-    schedule, steps, epochs = Schedule(kind="step"), 390, 164
+    schedule, steps, epochs = Schedule(kind="step", milestones=(0.5, 0.75)), 390, 164
     rates = [
         learning_rate(schedule, 1.0, (epoch + step / steps) / epochs)
         for epoch in range(epochs)

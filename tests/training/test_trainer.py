@@ -303,13 +303,21 @@ def test_batch_norm_is_measured_again_under_the_gates_of_evaluation() -> None:
     trainer = trainer_of(model, recipe)
     images = few_digits(160)
     reference = copy.deepcopy(model).train()
-    reference.binarizer.set_stage(noise_scale=0.0, hard_share=1.0)
     inputs: list[Tensor] = []
     watched = reference.backbone.get_submodule("stage2.block1.bn1")
     watched.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    batches = [(p / 255 - DIGITS.mean[0]) / DIGITS.std[0] for p, _, _ in trainer.batches(images)]
+    # First the gater's own statistics, with a cumulative average; it then stays as it is.
+    for module in reference.gater.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.reset_running_stats()
+            module.momentum = None
     with torch.no_grad():
-        for pixels, _, _ in trainer.batches(images):
-            reference((pixels / 255 - DIGITS.mean[0]) / DIGITS.std[0])
+        for batch in batches:
+            reference.gater(batch)
+        reference.gater.eval()
+        for batch in batches:
+            reference(batch, gates=(reference.gate_logits(batch) >= 0).float())
     trainer.reestimate_batch_norm(images)
     expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs]).mean(dim=0)
     norm = model.backbone.get_submodule("stage2.block1.bn1")

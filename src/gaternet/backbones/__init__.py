@@ -1,6 +1,7 @@
 """Plain CNNs that know nothing about gates, one family a file, and their names."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 TIMM_PREFIX = "timm/"
-CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+_OWN = re.compile(r"resnet(\d+)(-identity)?")
+_USUAL_DEPTHS = (8, 14, 20, 26, 32, 38, 44, 56, 110)
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """A CNN by name: `resnet20` … `resnet110`, with `-identity` for the parameter-free shortcut,
-    or `timm/NAME`. `classes=0` is the form without a classifier, an extractor for a gater."""
+    """A CNN by name: `resnetD` with D = 6n + 2, `resnetD-identity` with the parameter-free
+    shortcut, or `timm/NAME`. `classes=0` leaves the classifier out: an extractor for a gater."""
 
     name: str
     classes: int
@@ -24,9 +26,9 @@ class BackboneConfig:
     image_size: int = 32
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of this package's own backbones."""
-    plain = [f"resnet{depth}" for depth in CIFAR_DEPTHS]
+def usual_names() -> tuple[str, ...]:
+    """Return the names of this package's own backbones at usual depths; any 6n + 2 will do."""
+    plain = [f"resnet{depth}" for depth in _USUAL_DEPTHS]
     return (*plain, *(f"{name}-identity" for name in plain))
 
 
@@ -39,18 +41,18 @@ def create(config: BackboneConfig) -> "nn.Module":
         from gaternet.backbones import timm
 
         return timm.create(config)
-    if config.name not in names():
-        near = difflib.get_close_matches(config.name, names(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
+    own = _OWN.fullmatch(config.name)
+    if own is None or int(own[1]) < 8 or int(own[1]) % 6 != 2:
+        near = difflib.get_close_matches(config.name, usual_names(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "give resnetD with D = 6n + 2"
         raise UserError(f"unknown backbone {config.name!r}; {hint} (timm/NAME takes any timm CNN)")
     from gaternet.backbones import resnet_cifar
 
-    depth, _, option = config.name.removeprefix("resnet").partition("-")
     return resnet_cifar.CifarResNet(
-        int(depth),
+        int(own[1]),
         config.classes,
         channels=config.channels,
-        shortcut="identity" if option else "projection",
+        shortcut="identity" if own[2] else "projection",
         image_size=config.image_size,
     )
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gaternet.errors import UsageError
 from gaternet.training.config import Compute
 
 COMPILE_PAYS_AFTER_STEPS = 1500
-"""On a CPU compiling takes about a minute and saves about 40 ms of a ResNet-20 step."""
+"""On a CPU compiling takes about as long as it saves in this many ResNet-20 steps."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def choose_device(name: str) -> torch.device:
         raise UsageError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"no device {name} here: there are {torch.cuda.device_count()} of them")
     return device
 
 
@@ -54,13 +57,12 @@ def plan(compute: Compute, device: torch.device, steps: int) -> ComputePlan:
     wants = compute.compile == "on" or (
         compute.compile == "auto" and steps >= COMPILE_PAYS_AFTER_STEPS
     )
-    if wants and device.type == "cpu" and not _has_cpp_compiler():
-        note, wants = "no C++ compiler found: running without torch.compile", False
+    if wants and not _has_compiler():
+        note, wants = "no C++ compiler with Python's headers: running without torch.compile", False
     bfloat16 = compute.precision == "bfloat16" or (
         compute.precision == "auto" and _fast_bfloat16(device)
     )
-    # Measured: channels last is slower for compiled bfloat16 on CPU (151 against 139 ms a ResNet-20
-    # step of 128 images), faster everywhere else.
+    # `benchmarks/compute_settings.py`: channels last is faster, but for what is compiled on a CPU.
     last = compute.channels_last == "on" or (
         compute.channels_last == "auto" and not (device.type == "cpu" and wants)
     )
@@ -76,8 +78,7 @@ def plan(compute: Compute, device: torch.device, steps: int) -> ComputePlan:
 def keep_freed_memory() -> None:
     """Let the C library keep what one step frees for the next, where it is glibc.
 
-    By default it gives large blocks back to the system and pays for every page again: a step then
-    took two to four times as long on a virtual machine.
+    By default it gives large blocks back to the system and pays for every page again.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
@@ -105,9 +106,10 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _has_cpp_compiler() -> bool:
+def _has_compiler() -> bool:
     candidates = (os.environ.get("CXX"), "g++", "clang++", "cl")
-    return any(shutil.which(name) for name in candidates if name)
+    headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    return headers and any(shutil.which(name) for name in candidates if name)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

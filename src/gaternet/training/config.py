@@ -32,8 +32,8 @@ class Schedule:
     """How the learning rate falls; warm-up and milestones are shares of all the run's epochs."""
 
     batch_size: int = 128
-    kind: Literal["step", "cosine"] = "step"
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    kind: Literal["step", "cosine"] = "cosine"
+    milestones: tuple[float, ...] = ()
     """Step: where the learning rate is divided by ten."""
     warmup: float = 0.0
     """Share of the schedule in which the learning rate rises linearly from zero."""
@@ -130,6 +130,8 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         and schedule.batch_size == parts,
         "schedule.warmup must be in [0, 1)": not 0 <= schedule.warmup < 1,
         "schedule.ema must be in [0, 1)": not 0 <= schedule.ema < 1,
+        "schedule.milestones go with schedule.kind step": bool(schedule.milestones)
+        and schedule.kind != "step",
         "schedule.milestones must rise within (0, 1)": not all(
             a < b for a, b in pairwise((0.0, *schedule.milestones, 1.0))
         ),

@@ -20,12 +20,15 @@ from gaternet.model import GaterNet
 from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe, recipe_to_dict
 from gaternet.training.loop import Probe, fit
-from gaternet.training.progress import reporting
+from gaternet.training.progress import plain_console, reporting
 from gaternet.training.result import measure
 from gaternet.training.run import Run, RunConfig, create_run, open_run
 from gaternet.training.trainer import Trainer
 
 PROBE_IMAGES = 2000
+VALIDATION_SEED = 0
+"""Every run holds out the same images, whatever its own seed (paper, section 4.1)."""
+
 GATER_SEED_OFFSET = 1000
 PARTS = ("backbone", "gater")
 
@@ -47,45 +50,51 @@ def train(
     *,
     device: str = "auto",
     resume: bool = False,
+    command: str = "",
     console: Console | None = None,
 ) -> Run:
     """Train `recipe` into the directory `out` and measure its test error.
 
     Networks that a gated recipe starts from and `sources` does not name are trained first, into
     OUT/backbone and OUT/gater. With `resume` the run goes on from its newest checkpoint.
+    `command` is what was typed, for result.json.
 
     Raises UserError, before anything is written, for what does not fit together.
     """
-    console = console or Console()
+    console = console or plain_console()
     chosen = choose_device(device)
     model = build_model(recipe)
     started_from = _given_parts(model, recipe, sources)
-    images = load(sources.data, recipe.data, "train")
-    test = load(sources.data, recipe.data, "test")
+    images = load(sources.data, recipe.data, "train", recipe.data.image_size)
+    test = load(sources.data, recipe.data, "test", recipe.data.image_size)
     _check_sizes(recipe, images)
     config = RunConfig(
         recipe, images.name, images.fingerprint, images.classes, _origins(model, sources)
     )
     run = _reopen(out, config) if resume else create_run(out, config)
+    options = Options(device, command, console)
     if isinstance(model, GaterNet) and not sources.from_scratch:
         for part in PARTS:
             if part not in started_from:
-                started_from[part] = _pretrain(part, run, sources, device, console)
+                started_from[part] = train_or_continue(
+                    pretraining(part, recipe), Sources(sources.data), out / part, options
+                )
                 _load_part(model, part, started_from[part].path)
+    images, probe = _split(recipe, images)
     steps = recipe.epochs * (len(images) // recipe.schedule.batch_size)
     trainer = Trainer(model, recipe, plan(recipe.compute, chosen, steps))
     if trainer.plan.note:
         _say_once(console, trainer.plan.note)
     if resume:
         trainer.restore(run)
-    _fit(trainer, images, run, console)
+    with reporting(recipe.name, steps, recipe.epochs, console) as shown:
+        fit(trainer, images.to(chosen), probe, run, shown)
     epochs = {part: begun.config.recipe.epochs for part, begun in started_from.items()}
-    result = measure(trainer, test, run, epochs)
+    result = measure(trainer, test, run, epochs) | {"command": command}
     run.finish(result)
     console.print(
         f"{recipe.name}: test error {result['test_error_percent']:.2f} % "
         f"({len(test):,} images); {run.path / 'result.json'}",
-        highlight=False,
         soft_wrap=True,
     )
     return run
@@ -96,15 +105,24 @@ def _say_once(console: Console, note: str) -> None:
     console.print(note)
 
 
-def train_or_continue(
-    recipe: Recipe, sources: Sources, out: Path, device: str, console: Console
-) -> Run:
+@dataclass(frozen=True)
+class Options:
+    """What a run hands on to the runs that it starts."""
+
+    device: str
+    command: str
+    console: Console
+
+
+def train_or_continue(recipe: Recipe, sources: Sources, out: Path, options: Options) -> Run:
     """Train `recipe` into `out`, going on where an earlier call was interrupted."""
     started = (out / "config.json").exists()
     if started and open_run(out).result:
-        console.print(f"{recipe.name}: trained before, in {out}", soft_wrap=True, highlight=False)
+        options.console.print(
+            f"{recipe.name}: trained before, in {out} (remove it to train again)", soft_wrap=True
+        )
         return open_run(out)
-    return train(recipe, sources, out, device=device, resume=started, console=console)
+    return train(recipe, sources, out, resume=started, **vars(options))
 
 
 def _reopen(out: Path, config: RunConfig) -> Run:
@@ -120,7 +138,7 @@ def _reopen(out: Path, config: RunConfig) -> Run:
     if changed:
         raise UserError(
             f"{out} was begun with other settings ({'; '.join(changed)}); "
-            "resume it with the same flags"
+            "resume it with the same flags, or start anew in another directory"
         )
     if run.config.data_fingerprint != config.data_fingerprint:
         raise UserError(
@@ -167,20 +185,19 @@ def build_model(recipe: Recipe) -> nn.Module:
         input_size=gating.input_size,
         opening_bias=gating.opening_bias,
     )
-    return GaterNet(backbone, gater, input_size=size)
+    try:
+        return GaterNet(backbone, gater, input_size=size)
+    except ValueError as error:
+        raise UserError(f"{recipe.backbone} and {gating.gater} cannot be joined: {error}") from None
 
 
-def _fit(trainer: Trainer, images: ImageSet, run: Run, console: Console) -> None:
-    recipe = trainer.recipe
-    held_out = recipe.validation or min(PROBE_IMAGES, len(images) // 5)
-    kept, held = split_validation(images, held_out, recipe.seed)
+def _split(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, Probe]:
     if recipe.validation:
-        images, probe = kept, Probe(held, "validation")
-    else:
-        probe = Probe(held, "training sample")
-    epochs = recipe.epochs
-    with reporting(recipe.name, epochs * trainer.steps_per_epoch(images), epochs, console) as shown:
-        fit(trainer, images, probe, run, shown)
+        kept, held = split_validation(images, recipe.validation, VALIDATION_SEED)
+        return kept, Probe(held, "validation")
+    sample = max(1, min(PROBE_IMAGES, len(images) // 5))
+    _, seen = split_validation(images, sample, VALIDATION_SEED)
+    return images, Probe(seen, "training sample")
 
 
 def _given_parts(model: nn.Module, recipe: Recipe, sources: Sources) -> dict[str, Run]:
@@ -196,8 +213,19 @@ def _given_parts(model: nn.Module, recipe: Recipe, sources: Sources) -> dict[str
                 "or --from-scratch"
             )
         for part, run in runs.items():
+            _check_given(part, run, recipe)
             _load_part(model, part, run.path)
     return runs
+
+
+def _check_given(part: str, run: Run, recipe: Recipe) -> None:
+    if run.result is None:
+        raise UserError(f"--{part} {run.path} has not ended: go on with its --resume first")
+    if run.config.recipe.validation < recipe.validation:
+        raise UserError(
+            f"--{part} {run.path} was trained on images that --validation {recipe.validation} "
+            "holds out: train it with the same --validation"
+        )
 
 
 def _origins(model: nn.Module, sources: Sources) -> dict[str, str]:
@@ -212,19 +240,31 @@ def _origins(model: nn.Module, sources: Sources) -> dict[str, str]:
     }
 
 
-def _pretrain(part: str, run: Run, sources: Sources, device: str, console: Console) -> Run:
-    joint = run.config.recipe
+def pretraining(part: str, joint: Recipe) -> Recipe:
+    """Return the recipe that pre-trains the `backbone` or the `gater` of a joint recipe.
+
+    It trains the same network on the same images in the same batches. A joint phase that was
+    shortened with --epochs shortens what comes before it alike.
+    """
+    assert joint.gating is not None
     assert joint.pretrain is not None
     recipe = recipes.get(joint.pretrain[PARTS.index(part)])
-    # A joint phase that was shortened with --epochs shortens what comes before it alike.
-    share = joint.epochs / recipes.get(joint.name).epochs
-    epochs = max(1, round(share * recipe.epochs))
-    # The gater's network has a seed of its own: where both are ResNet-20 they shall not be twins.
-    seed = joint.seed + (GATER_SEED_OFFSET if part == "gater" else 0)
-    recipe = replace(
-        recipe, epochs=epochs, seed=seed, validation=joint.validation, compute=joint.compute
+    usual = recipes.RECIPES.get(joint.name, joint)
+    return replace(
+        recipe,
+        backbone=joint.backbone if part == "backbone" else joint.gating.gater,
+        epochs=max(1, round(recipe.epochs * joint.epochs / usual.epochs)),
+        schedule=replace(
+            recipe.schedule,
+            batch_size=joint.schedule.batch_size,
+            accumulate=joint.schedule.accumulate,
+        ),
+        augmentation=joint.augmentation,
+        validation=joint.validation,
+        compute=joint.compute,
+        # A seed of its own: where both are ResNet-20 they shall not be twins.
+        seed=joint.seed + (GATER_SEED_OFFSET if part == "gater" else 0),
     )
-    return train_or_continue(recipe, Sources(sources.data), run.path / part, device, console)
 
 
 def _load_part(model: GaterNet, part: str, path: Path) -> None:

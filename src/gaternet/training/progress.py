@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Reporter(Protocol):
@@ -38,18 +39,34 @@ def describe_epoch(metrics: Mapping[str, Any], epochs: int) -> str:
     return line + f" · {metrics['seconds']:.0f} s"
 
 
+def plain_console() -> Console:
+    """Return a console that prints names and paths as they are."""
+    return Console(markup=False, highlight=False)
+
+
+class _NumbersBelow(Progress):
+    """A progress bar with a line of text below: side by side they do not fit 80 columns."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.numbers)
+
+
 class BarReporter:
     """One rich progress bar a phase; an epoch's figures stay above it."""
 
-    def __init__(self, progress: Progress, task: TaskID, epochs: int) -> None:
+    def __init__(self, progress: _NumbersBelow, task: TaskID, epochs: int) -> None:
         self._progress, self._task, self._epochs = progress, task, epochs
 
     def step(self, epoch: int, steps: int, numbers: Mapping[str, float]) -> None:
-        text = f"epoch {epoch}/{self._epochs} · {describe_numbers(numbers)}"
-        self._progress.update(self._task, completed=steps, numbers=text)
+        line = f"epoch {epoch}/{self._epochs} · {describe_numbers(numbers)}"
+        self._progress.numbers = line
+        self._progress.update(self._task, completed=steps)
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
-        self._progress.console.print(describe_epoch(metrics, self._epochs), highlight=False)
+        self._progress.console.print(describe_epoch(metrics, self._epochs))
 
 
 class LineReporter:
@@ -88,11 +105,11 @@ def reporting(title: str, total_steps: int, epochs: int, console: Console) -> It
         yield LineReporter(console, total_steps, epochs)
         return
     columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total_steps, numbers="starting")
+    with _NumbersBelow(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total_steps)
         yield BarReporter(progress, task, epochs)

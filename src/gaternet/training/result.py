@@ -1,7 +1,5 @@
 """What a finished run measured: errors, costs, gates, and what it took."""
 
-import shlex
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from gaternet.data.image_set import ImageSet
 from gaternet.data.settings import DataConfig
 from gaternet.model import GaterNet
 from gaternet.training.compute import hardware
+from gaternet.training.config import recipe_to_dict
 from gaternet.training.evaluation import evaluate
 from gaternet.training.run import Run
 from gaternet.training.trainer import Trainer
@@ -30,34 +29,44 @@ def measure(
     """
     recipe, model = trainer.recipe, trainer.evaluated
     found = evaluate(model, test, recipe.data)
+    macs, uncounted = macs_per_image(model, recipe.data)
+    kept = ("backbone", "gating", "validation", "optimizer", "schedule", "augmentation", "compute")
+    settings = {name: value for name, value in recipe_to_dict(recipe).items() if name in kept}
     return {
         "recipe": recipe.name,
-        "command": shlex.join(["gaternet", *sys.argv[1:]]),
         "data": {"name": run.config.data_name, "fingerprint": run.config.data_fingerprint},
         "epochs": recipe.epochs,
         "pretrain_epochs": dict(pretrain_epochs) or None,
         "seed": recipe.seed,
-        "sparsity": recipe.gating.sparsity if recipe.gating else None,
         "hardware": hardware(trainer.plan.device),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
         "test_error_percent": round(found.error_percent, 3),
         "test_top5_error_percent": round(found.top5_error_percent, 3),
+        "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "macs_per_image": macs_per_image(model, recipe.data),
+        "macs_per_image": macs,
+        "macs_uncounted": uncounted,
         "gates": asdict(found.gates) if found.gates else None,
     }
 
 
-def macs_per_image(model: nn.Module, data: DataConfig) -> int:
-    """Return the multiply-accumulates of one image, every filter computed, the gater included."""
+def macs_per_image(model: nn.Module, data: DataConfig) -> tuple[int, dict[str, int]]:
+    """Return (multiply-accumulates of one image, calls of what could not be counted).
+
+    Every filter is computed, and the gater is included.
+    """
     size = (data.channels, data.image_size, data.image_size)
     if not isinstance(model, GaterNet):
-        return graph.trace(model, size).total_macs
+        backbone = graph.trace(model, size)
+        return backbone.total_macs, dict(backbone.uncounted)
+    backbone = graph.trace(model.backbone, size)
     glance = model.gater.input_size or data.image_size
     extractor = graph.trace(model.gater.extractor, (data.channels, glance, glance))
     assert model.gater.head is not None
     layers = (m for m in model.gater.head if isinstance(m, nn.Linear))
     head = sum(layer.in_features * layer.out_features for layer in layers)
-    return graph.trace(model.backbone, size).total_macs + extractor.total_macs + head
+    uncounted = {f"backbone.{name}": calls for name, calls in backbone.uncounted.items()}
+    uncounted |= {f"gater.{name}": calls for name, calls in extractor.uncounted.items()}
+    return backbone.total_macs + extractor.total_macs + head, uncounted

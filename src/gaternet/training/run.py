@@ -49,7 +49,7 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        return any(self.checkpoints.glob("epoch-*"))
+        return bool(checkpoint.finished(self.checkpoints))
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one epoch's metrics; raise UserError where the disk does not take them."""
@@ -67,14 +67,17 @@ class Run:
             return []
         lines = file.read_text().splitlines(keepends=True)
         # A line without its end was being written when the run was killed.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError:
+            raise UserError(f"{file} is damaged; restore it, or remove the run") from None
 
     def save_checkpoint(
         self, epoch: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
     ) -> None:
         """Write the checkpoint of a finished epoch and drop those that are no longer needed."""
         checkpoint.write(self.checkpoints / f"epoch-{epoch:04d}", tensors, values)
-        for old in sorted(self.checkpoints.glob("epoch-*"))[:-KEPT_CHECKPOINTS]:
+        for old in checkpoint.finished(self.checkpoints)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
     def rewind(self, epoch: int) -> None:
@@ -90,7 +93,12 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None while the run has not ended."""
         file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            return json.loads(file.read_text()) if file.exists() else None
+        except ValueError:
+            raise UserError(
+                f"{file} is damaged; remove it to measure again with --resume"
+            ) from None
 
 
 def create_run(path: Path, config: RunConfig) -> Run:
@@ -114,7 +122,7 @@ def create_run(path: Path, config: RunConfig) -> Run:
             "recipe": recipe_to_dict(config.recipe),
             "weights": dict(config.weights),
         }
-        (path / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        _write(path / "config.json", json.dumps(values, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     return Run(path, config)

@@ -60,8 +60,8 @@ def check_finite(loss: float, epoch: int) -> None:
     """Raise UserError where a loss is NaN or infinite."""
     if not math.isfinite(loss):
         raise UserError(
-            f"the loss became {loss} in epoch {epoch}; the last good checkpoint is kept. "
-            "Lower --optimizer.lr, or train with --compute.precision float32"
+            f"the loss became {loss} in epoch {epoch}; checkpoints of earlier epochs are kept. "
+            "Start again in a new --out with a lower --optimizer.lr"
         )
 
 
@@ -183,16 +183,20 @@ class Trainer:
         return loss, wrong, opened
 
     def reestimate_batch_norm(self, images: ImageSet) -> None:
-        """Measure BatchNorm's running statistics again, under the gates of evaluation."""
+        """Measure BatchNorm's running statistics again, under the gates of evaluation.
+
+        The gater's come first: the backbone's are then taken under the very gates that it gives.
+        """
         network = self.evaluated
         if isinstance(network, GaterNet):
-            network.binarizer.set_stage(noise_scale=0.0, hard_share=1.0)
+            update_bn(self._some_images(images), network.gater)
+            network = _UnderHardGates(network.eval())
+        update_bn(self._some_images(images), network)
+
+    def _some_images(self, images: ImageSet) -> Iterator[Tensor]:
         data = self.recipe.data
-        some = (
-            normalise(pixels, data.mean, data.std)
-            for pixels, _, _ in islice(self.batches(images), BATCH_NORM_BATCHES)
-        )
-        update_bn(some, network)
+        for pixels, _, _ in islice(self.batches(images), BATCH_NORM_BATCHES):
+            yield normalise(pixels, data.mean, data.std)
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """Return tensors and values that `restore` goes on from."""
@@ -233,3 +237,17 @@ class Trainer:
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.epoch = progress["epoch"]
         run.rewind(self.epoch)
+
+
+class _UnderHardGates(nn.Module):
+    """A GaterNet whose backbone alone is trained or evaluated: its gater stays as it is."""
+
+    def __init__(self, network: GaterNet) -> None:
+        super().__init__()
+        self.backbone = network.backbone
+        self._network = (network,)  # in a tuple, so that it is no submodule
+
+    def forward(self, images: Tensor) -> Any:
+        (network,) = self._network
+        gates = network.binarizer.evaluate(network.gate_logits(images))
+        return network(images, gates=gates).logits

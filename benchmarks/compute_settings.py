@@ -1,0 +1,79 @@
+"""How long a training step takes under each number format, memory layout, compiled or not.
+
+    python benchmarks/compute_settings.py [--rounds 20] [--out results/compute_settings.json]
+
+The settings that `auto` takes follow from this. All variants are timed in turn in every round;
+prints the median of each in milliseconds.
+"""
+
+import itertools
+import json
+import shlex
+import statistics
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from gaternet import recipes
+from gaternet.data.image_set import make_image_set
+from gaternet.training.compute import choose_device, hardware, plan
+from gaternet.training.config import Compute
+from gaternet.training.phases import build_model
+from gaternet.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed, and how often."""
+
+    recipe: str = "cifar10/resnet20-short"
+    rounds: int = 20
+    warmup: int = 3
+    device: str = "auto"
+    out: Path | None = None
+
+
+def main(settings: Settings) -> None:
+    """Time a step of every variant and print the medians."""
+    device = choose_device(settings.device)
+    choices = itertools.product(("float32", "bfloat16"), ("off", "on"), ("off", "on"))
+    trainers = {}
+    for precision, compiled, last in choices:
+        compute = Compute(precision=precision, compile=compiled, channels_last=last)  # type: ignore[arg-type]
+        recipe = replace(recipes.get(settings.recipe), compute=compute)
+        name = f"{precision}, compile {compiled}, channels_last {last}"
+        trainers[name] = Trainer(build_model(recipe), recipe, plan(compute, device, steps=10**6))
+        trainers[name].model.train()
+    images = torch.randint(0, 256, (1024, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (1024,))
+    image_set = make_image_set(images, labels, list("0123456789"), "random").to(device)
+    batch = next(iter(next(iter(trainers.values())).batches(image_set)))
+    times: dict[str, list[float]] = {name: [] for name in trainers}
+    for round_ in range(settings.warmup + settings.rounds):
+        for name, trainer in trainers.items():
+            start = time.perf_counter()
+            trainer.step(*batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if round_ >= settings.warmup:
+                times[name].append(time.perf_counter() - start)
+    report = {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": hardware(device),
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "rounds": settings.rounds,
+        "median_ms": {name: round(1000 * statistics.median(t), 1) for name, t in times.items()},
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if settings.out:
+        settings.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
