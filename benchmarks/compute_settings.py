@@ -7,10 +7,7 @@ prints the median of each in milliseconds.
 """
 
 import itertools
-import json
-import shlex
 import statistics
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +17,11 @@ import tyro
 
 from gaternet import recipes
 from gaternet.data.image_set import make_image_set
-from gaternet.training.compute import choose_device, hardware, plan
+from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Compute
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
+from report import publish
 
 
 @dataclass(frozen=True)
@@ -61,18 +59,8 @@ def main(settings: Settings) -> None:
                 torch.cuda.synchronize()
             if round_ >= settings.warmup:
                 times[name].append(time.perf_counter() - start)
-    report = {
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": hardware(device),
-        "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "rounds": settings.rounds,
-        "median_ms": {name: round(1000 * statistics.median(t), 1) for name, t in times.items()},
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if settings.out:
-        settings.out.write_text(text + "\n")
+    medians = {name: round(1000 * statistics.median(t), 1) for name, t in times.items()}
+    publish({"rounds": settings.rounds, "median_ms": medians}, device, settings.out)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ all of them; the ratio is taken round by round. Prints JSON: medians, and the 95
 median from 2,000 bootstrap resamples.
 """
 
-import json
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,9 +20,10 @@ from torch import nn
 
 from gaternet import recipes
 from gaternet.data.image_set import make_image_set
-from gaternet.training.compute import choose_device, hardware, plan
+from gaternet.training.compute import choose_device, plan
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
+from report import publish
 
 
 @dataclass(frozen=True)
@@ -69,16 +67,16 @@ def trainer_of(name: str, device: torch.device) -> Trainer:
 def main(settings: Settings) -> None:
     """Time the steps and print the ratios."""
     device = choose_device(settings.device)
-    names = (settings.backbone, settings.gater, settings.gated)
-    trainers = [trainer_of(name, device) for name in names]
+    recipes_timed = (settings.backbone, settings.gater, settings.gated)
+    trainers = [trainer_of(name, device) for name in recipes_timed]
     images = torch.randint(0, 256, (4096, 3, 32, 32), dtype=torch.uint8)
     image_set = make_image_set(images, torch.randint(0, 10, (4096,)), list("0123456789"), "random")
     image_set = image_set.to(device)
     batches = list(trainers[0].batches(image_set))
 
-    def timed(action: Callable[[], object]) -> float:
+    def timed(action: Callable[..., object], *given: object) -> float:
         start = time.perf_counter()
-        action()
+        action(*given)
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
@@ -88,34 +86,28 @@ def main(settings: Settings) -> None:
     supply = iter(trainers[0].batches(image_set))
     for round_ in range(settings.warmup + settings.rounds):
         batch = batches[round_ % len(batches)]
-        times = [timed(lambda t=t, b=batch: t.step(*b)) for t in trainers]  # type: ignore[misc]
+        times = [timed(trainer.step, *batch) for trainer in trainers]
         if round_ % len(batches) == 0:
             supply = iter(trainers[0].batches(image_set))
-        supplied = timed(lambda s=supply: next(s))  # type: ignore[misc]
+        supplied = timed(next, supply)
         if round_ >= settings.warmup:
             data.append(supplied)
             for kept, measured in zip(steps, times, strict=True):
                 kept.append(measured)
     backbone, gater, gated = steps
-    report = {
-        "command": shlex.join(["python", *sys.argv]),
-        "hardware": hardware(device),
-        "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "rounds": len(gated),
-        "median_ms": {
-            name: round(1000 * statistics.median(times), 2)
-            for name, times in zip(
-                ("backbone", "gater", "gated", "data"), (*steps, data), strict=True
-            )
-        },
-        "step_ratio": asdict(ratio(gated, [a + b for a, b in zip(backbone, gater, strict=True)])),
+    names = ("backbone", "gater", "gated", "data")
+    medians = {
+        name: round(1000 * statistics.median(times), 2)
+        for name, times in zip(names, (*steps, data), strict=True)
+    }
+    plain = [a + b for a, b in zip(backbone, gater, strict=True)]
+    figures = {
+        "rounds": settings.rounds,
+        "median_ms": medians,
+        "step_ratio": asdict(ratio(gated, plain)),
         "data_share": asdict(ratio(data, backbone)),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if settings.out:
-        settings.out.write_text(text + "\n")
+    publish(figures, device, settings.out)
 
 
 if __name__ == "__main__":

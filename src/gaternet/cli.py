@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,93 +130,34 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _train_recipe(name: str, arguments: Sequence[str]) -> None:
+def _train_recipe(name: str, words: Sequence[str]) -> None:
+    from gaternet.arguments import GatedArguments, applied, parse
     from gaternet.recipes import get
-    from gaternet.training.config import (
-        Augmentation,
-        Compute,
-        Gating,
-        Optimizer,
-        Schedule,
-        check,
-    )
 
     if name.startswith("-"):
         raise UsageError(f"the recipe comes first: gaternet train RECIPE {name} …")
     recipe = get(name)
+    arguments = parse(recipe, words)
+    recipe = applied(recipe, arguments)
 
-    @dataclass(frozen=True)
-    class PlainSettings:
-        out: Path
-        """Directory of the run; it must be new, or hold the run to --resume."""
-        data: str | None = recipe.data.hub
-        """Folder (parquet, or images by class) or hub name of the data set."""
-        epochs: int = recipe.epochs
-        """Length of the run; the schedule spans all of it."""
-        resume: bool = False
-        """Go on from the newest checkpoint in --out."""
-        device: str = "auto"
-        """auto, cpu, cuda or cuda:N."""
-        network: str = recipe.backbone
-        """The backbone: resnetD, resnetD-identity (parameter-free shortcuts), or timm/NAME."""
-        seed: int = recipe.seed
-        """Decides initial weights, order, augmentation and noise."""
-        validation: int = recipe.validation
-        """Training images held out, drawn at random; 0 trains on all of them."""
-        optimizer: Optimizer = recipe.optimizer
-        schedule: Schedule = recipe.schedule
-        augmentation: Augmentation = recipe.augmentation
-        compute: Compute = recipe.compute
+    from gaternet.training import phases
 
-    @dataclass(frozen=True)
-    class GatedSettings(PlainSettings):
-        backbone: Path | None = None
-        """Run that the backbone's weights come from; default: trained first, into OUT/backbone."""
-        gater: Path | None = None
-        """Run that the gater's weights come from; default: trained first, into OUT/gater."""
-        from_scratch: bool = False
-        """Start from fresh weights, without pre-training."""
-        gating: Gating = recipe.gating or Gating()
-
-    settings = tyro.cli(
-        GatedSettings if recipe.gating else PlainSettings,
-        prog=f"gaternet train {name}",
-        description=f"Reproduces: {recipe.reproduces}.",
-        args=list(arguments),
-        config=(FlagCreatePairsOff,),
-    )
-    recipe = replace(
-        recipe,
-        backbone=settings.network,
-        epochs=settings.epochs,
-        seed=settings.seed,
-        validation=settings.validation,
-        optimizer=settings.optimizer,
-        schedule=settings.schedule,
-        augmentation=settings.augmentation,
-        compute=settings.compute,
-    )
-    if isinstance(settings, GatedSettings):
-        recipe = replace(recipe, gating=settings.gating)
-    recipe = check(recipe)
-
-    if settings.data is None:
-        raise UsageError(f"{name} has no data set on a hub: say where its images are with --data")
-
-    from gaternet.training.phases import Sources
-    from gaternet.training.phases import train as train_recipe
-
-    if isinstance(settings, GatedSettings):
-        sources = Sources(settings.data, settings.backbone, settings.gater, settings.from_scratch)
-    else:
-        sources = Sources(settings.data)
-    typed = [word for word in arguments if word != "--resume"]
-    train_recipe(
+    sources = phases.Sources(str(arguments.data))
+    if isinstance(arguments, GatedArguments):
+        sources = replace(
+            sources,
+            backbone=arguments.backbone,
+            gater=arguments.gater,
+            from_scratch=arguments.from_scratch,
+        )
+    # --resume is left out: what is typed anew for the same figures starts anew.
+    typed = [word for word in words if word != "--resume"]
+    phases.train(
         recipe,
         sources,
-        settings.out,
-        device=settings.device,
-        resume=settings.resume,
+        arguments.out,
+        device=arguments.device,
+        resume=arguments.resume,
         command=shlex.join(["gaternet", "train", name, *typed]),
     )
 

@@ -1,0 +1,100 @@
+"""The flags of `gaternet train RECIPE`: the recipe's settings, with its values as defaults."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tyro
+from tyro.conf import FlagCreatePairsOff
+
+from gaternet.data.settings import Augmentation
+from gaternet.errors import UsageError
+from gaternet.training.config import Compute, Gating, Optimizer, Recipe, Schedule, check
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """What can be said of every training run."""
+
+    out: Path
+    """Directory of the run; it must be new, or hold the run to --resume."""
+    data: str | None
+    """Folder (parquet, or images by class) or hub name of the data set."""
+    network: str
+    """The backbone: resnetD, resnetD-identity (parameter-free shortcuts), or timm/NAME."""
+    epochs: int
+    """Length of the run; the schedule spans all of it."""
+    seed: int
+    """Decides initial weights, order, augmentation and noise."""
+    validation: int
+    """Training images held out, drawn at random; 0 trains on all of them."""
+    optimizer: Optimizer
+    schedule: Schedule
+    augmentation: Augmentation
+    compute: Compute
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
+class GatedArguments(TrainingArguments):
+    """What can be said of a gated network's run besides."""
+
+    gating: Gating = field(default_factory=Gating)
+    backbone: Path | None = None
+    """Run that the backbone's weights come from; default: trained first, into OUT/backbone."""
+    gater: Path | None = None
+    """Run that the gater's weights come from; default: trained first, into OUT/gater."""
+    from_scratch: bool = False
+    """Start from fresh weights, without pre-training."""
+
+
+def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
+    """Return what was typed behind `gaternet train RECIPE`; a wrong flag ends the process."""
+    default = TrainingArguments(
+        out=tyro.MISSING,
+        data=recipe.data.hub,
+        network=recipe.backbone,
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        validation=recipe.validation,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        augmentation=recipe.augmentation,
+        compute=recipe.compute,
+    )
+    if recipe.gating:
+        default = GatedArguments(**vars(default), gating=recipe.gating)
+    return tyro.cli(
+        type(default),
+        default=default,
+        prog=f"gaternet train {recipe.name}",
+        description=f"Reproduces: {recipe.reproduces}.",
+        args=list(words),
+        config=(FlagCreatePairsOff,),
+    )
+
+
+def applied(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
+    """Return the recipe with what was typed in place of its own values.
+
+    Raises UsageError where the values contradict each other.
+    """
+    if arguments.data is None:
+        raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
+    return check(
+        replace(
+            recipe,
+            backbone=arguments.network,
+            epochs=arguments.epochs,
+            gating=arguments.gating if isinstance(arguments, GatedArguments) else None,
+            seed=arguments.seed,
+            validation=arguments.validation,
+            optimizer=arguments.optimizer,
+            schedule=arguments.schedule,
+            augmentation=arguments.augmentation,
+            compute=arguments.compute,
+        )
+    )
