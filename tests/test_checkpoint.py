@@ -116,7 +116,10 @@ def test_network_that_its_name_does_not_build_is_refused(index: int, tmp_path: P
 
 
 def test_drop_path_of_training_is_no_hindrance(tmp_path: Path) -> None:
-    gaternet.save(timm.create_model("resnet10t", drop_path_rate=0.1), tmp_path / "model")
+    model = timm.create_model("resnet10t", drop_path_rate=0.1)
+    gaternet.save(model, tmp_path / "model")
+    loaded = gaternet.load(tmp_path / "model").state_dict()
+    assert all(tensor.equal(loaded[name]) for name, tensor in model.state_dict().items())
 
 
 def truncate(directory: Path) -> None:

@@ -30,6 +30,7 @@ def test_run_opens_as_it_was_created(tmp_path: Path) -> None:
 
 def test_empty_directory_may_become_a_run(tmp_path: Path) -> None:
     new_run(tmp_path, PLAIN, few_digits(20))
+    assert open_run(tmp_path).config.recipe == PLAIN
 
 
 def test_directory_in_use_is_refused_and_stays(run: Run, tmp_path: Path) -> None:
