@@ -38,13 +38,13 @@ class Settings:
 def main(settings: Settings) -> None:
     """Time a step of every variant and print the medians."""
     device = choose_device(settings.device)
-    choices = itertools.product(("float32", "bfloat16"), ("off", "on"), ("off", "on"))
+    choices = itertools.product(("float32", "bfloat16"), ("off", "on"), (False, True))
     trainers = {}
     for precision, compiled, last in choices:
         compute = Compute(precision=precision, compile=compiled, channels_last=last)  # type: ignore[arg-type]
         recipe = replace(recipes.get(settings.recipe), compute=compute)
         name = f"{precision}, compile {compiled}, channels_last {last}"
-        trainers[name] = Trainer(build_model(recipe), recipe, plan(compute, device, steps=10**6))
+        trainers[name] = Trainer(build_model(recipe), recipe, plan(compute, device))
         trainers[name].model.train()
     images = torch.randint(0, 256, (1024, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (1024,))

@@ -59,7 +59,7 @@ def trainer_of(name: str, device: torch.device) -> Trainer:
     """Return the trainer of a recipe at its start, with fresh weights."""
     recipe = recipes.get(name)
     model: nn.Module = build_model(recipe)
-    trainer = Trainer(model, recipe, plan(recipe.compute, device, steps=10**6))
+    trainer = Trainer(model, recipe, plan(recipe.compute, device))
     trainer.model.train()
     return trainer
 

@@ -21,7 +21,7 @@ from gaternet.training.compute import ComputePlan, plan
 from gaternet.training.config import Compute, Recipe
 from gaternet.training.run import Run, RunConfig, create_run
 
-EAGER = Compute(precision="float32", compile="off", channels_last="off")
+EAGER = Compute(precision="float32", compile="off", channels_last=False)
 PLAIN = replace(recipes.get("digits/resnet8"), epochs=2, compute=EAGER)
 GATED = replace(recipes.get("digits/resnet8-gated"), epochs=2, compute=EAGER)
 
@@ -55,7 +55,7 @@ def with_batches(recipe: Recipe, size: int, **settings: Any) -> Recipe:
 
 
 def cpu_plan(recipe: Recipe) -> ComputePlan:
-    return plan(recipe.compute, torch.device("cpu"), steps=1)
+    return plan(recipe.compute, torch.device("cpu"))
 
 
 def tiny_backbone() -> CifarResNet:

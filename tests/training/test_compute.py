@@ -1,6 +1,6 @@
 """What `auto` comes to, device by device."""
 
-import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from gaternet.training.compute import choose_device, hardware, plan
 from gaternet.training.config import Compute
 
 CPU = torch.device("cpu")
-LONG = compute.COMPILE_PAYS_AFTER_STEPS
 
 
 @pytest.fixture
@@ -25,47 +24,41 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("compiler")
-def test_long_runs_are_compiled() -> None:
-    assert plan(Compute(), CPU, LONG).compile
-    assert not plan(Compute(), CPU, LONG - 1).compile
-    assert plan(Compute(compile="on"), CPU, 1).compile
-    assert not plan(Compute(compile="off"), CPU, LONG).compile
+def test_compiled_on_a_gpu_or_when_asked_for() -> None:
+    assert not plan(Compute(), CPU).compile
+    assert plan(Compute(compile="on"), CPU).compile
+    gpu, float32 = torch.device("cuda"), Compute(precision="float32")
+    assert plan(float32, gpu).compile
+    assert not plan(replace(float32, compile="off"), gpu).compile
 
 
 @pytest.mark.usefixtures("no_compiler")
 def test_without_a_compiler_it_runs_eager_and_says_so() -> None:
-    for settings, steps in ((Compute(), LONG), (Compute(compile="on"), 1)):
-        chosen = plan(settings, CPU, steps)
-        assert not chosen.compile
-        assert "no C++ compiler" in chosen.note
-    assert not plan(Compute(), CPU, LONG - 1).note
-    assert not plan(Compute(compile="off"), CPU, LONG).note
+    chosen = plan(Compute(compile="on"), CPU)
+    assert not chosen.compile
+    assert "no C++ compiler" in chosen.note
+    assert not plan(Compute(), CPU).note
 
 
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("fast", [False, True])
 def test_precision(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "_cpu_flags", lambda: "flags : avx512_bf16" if fast else "flags :")
-    assert plan(Compute(), CPU, 1).dtype == (torch.bfloat16 if fast else torch.float32)
-    assert plan(Compute(precision="float32"), CPU, 1).dtype == torch.float32
-    assert plan(Compute(precision="bfloat16"), CPU, 1).dtype == torch.bfloat16
+    assert plan(Compute(), CPU).dtype == (torch.bfloat16 if fast else torch.float32)
+    assert plan(Compute(precision="float32"), CPU).dtype == torch.float32
+    assert plan(Compute(precision="bfloat16"), CPU).dtype == torch.bfloat16
 
 
-@pytest.mark.usefixtures("compiler")
-def test_channels_last_where_it_is_faster() -> None:
-    last, plain = torch.channels_last, torch.contiguous_format
-    assert plan(Compute(), CPU, LONG).memory_format == plain
-    assert plan(Compute(), CPU, 1).memory_format == last
-    for steps, (wish, expected) in itertools.product((1, LONG), (("on", last), ("off", plain))):
-        settings = Compute(channels_last="on" if wish == "on" else "off")
-        assert plan(settings, CPU, steps).memory_format == expected
+def test_channels_last_by_default() -> None:
+    assert plan(Compute(), CPU).memory_format == torch.channels_last
+    assert plan(Compute(channels_last=False), CPU).memory_format == torch.contiguous_format
 
 
 def test_autocast_computes_in_the_planned_type() -> None:
     layer, images = torch.nn.Linear(2, 2), torch.randn(2, 2)
     for precision, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         settings = Compute(precision="float32" if precision == "float32" else "bfloat16")
-        with plan(settings, CPU, 1).autocast:
+        with plan(settings, CPU).autocast:
             assert layer(images).dtype == expected
 
 

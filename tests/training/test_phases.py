@@ -30,7 +30,7 @@ SCRATCH = Sources("digits", from_scratch=True)
 
 RESULT_KEYS = {
     "recipe", "command", "data", "epochs", "pretrain_epochs", "seed", "settings",
-    "macs_uncounted", "hardware",
+    "macs_uncounted", "hardware", "computed_with",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
     "parameters", "macs_per_image", "gates",
 }  # fmt: skip
@@ -357,7 +357,7 @@ def test_missing_compiler_is_told_once(tmp_path: Path, monkeypatch: pytest.Monke
 def test_compiled_training_equals_eager(tmp_path: Path) -> None:
     runs = [
         run_recipe(
-            replace(JOINT, compute=Compute("float32", wish, "off")), tmp_path / wish, SCRATCH
+            replace(JOINT, compute=Compute("float32", wish, False)), tmp_path / wish, SCRATCH
         )
         for wish in ("off", "on")
     ]

@@ -173,8 +173,8 @@ def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ("recipe", "ema", "compute"),
     [
         (PLAIN, 0.0, EAGER),
-        (PLAIN, 0.0, Compute(precision="bfloat16", compile="off", channels_last="on")),
-        (GATED, 0.9, Compute(precision="float32", compile="off", channels_last="on")),
+        (PLAIN, 0.0, Compute(precision="bfloat16", compile="off", channels_last=True)),
+        (GATED, 0.9, Compute(precision="float32", compile="off", channels_last=True)),
     ],
     ids=["plain", "plain, bfloat16, channels last", "gated, averaged, channels last"],
 )

@@ -13,9 +13,6 @@ import torch
 from gaternet.errors import UsageError
 from gaternet.training.config import Compute
 
-COMPILE_PAYS_AFTER_STEPS = 1500
-"""On a CPU compiling takes about as long as it saves in this many ResNet-20 steps."""
-
 
 @dataclass(frozen=True)
 class ComputePlan:
@@ -51,26 +48,20 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def plan(compute: Compute, device: torch.device, steps: int) -> ComputePlan:
-    """Resolve the `auto` settings for a run of `steps` steps on `device`."""
+def plan(compute: Compute, device: torch.device) -> ComputePlan:
+    """Resolve the `auto` settings on `device`."""
     note = ""
-    wants = compute.compile == "on" or (
-        compute.compile == "auto" and steps >= COMPILE_PAYS_AFTER_STEPS
-    )
+    wants = compute.compile == "on" or (compute.compile == "auto" and device.type == "cuda")
     if wants and not _has_compiler():
         note, wants = "no C++ compiler with Python's headers: running without torch.compile", False
     bfloat16 = compute.precision == "bfloat16" or (
         compute.precision == "auto" and _fast_bfloat16(device)
     )
-    # `benchmarks/compute_settings.py`: channels last is faster, but for what is compiled on a CPU.
-    last = compute.channels_last == "on" or (
-        compute.channels_last == "auto" and not (device.type == "cpu" and wants)
-    )
     return ComputePlan(
         device,
         torch.bfloat16 if bfloat16 else torch.float32,
         wants,
-        torch.channels_last if last else torch.contiguous_format,
+        torch.channels_last if compute.channels_last else torch.contiguous_format,
         note,
     )
 

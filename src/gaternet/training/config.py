@@ -71,11 +71,14 @@ class Gating:
 
 @dataclass(frozen=True)
 class Compute:
-    """How the device is used; `auto` takes what was measured to be fastest there."""
+    """How the device is used; the defaults follow from `benchmarks/compute_settings.py`."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the device has instructions for it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    channels_last: Literal["auto", "on", "off"] = "auto"
+    """auto: on a GPU; on a CPU it takes a minute and the steps are no faster."""
+    channels_last: bool = True
+    """Keep the channels of a pixel side by side in memory."""
 
     __pydantic_config__ = _STRICT
 

@@ -82,7 +82,7 @@ def train(
                 _load_part(model, part, started_from[part].path)
     images, probe = _split(recipe, images)
     steps = recipe.epochs * (len(images) // recipe.schedule.batch_size)
-    trainer = Trainer(model, recipe, plan(recipe.compute, chosen, steps))
+    trainer = Trainer(model, recipe, plan(recipe.compute, chosen))
     if trainer.plan.note:
         _say_once(console, trainer.plan.note)
     if resume:

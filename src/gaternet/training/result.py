@@ -39,6 +39,11 @@ def measure(
         "pretrain_epochs": dict(pretrain_epochs) or None,
         "seed": recipe.seed,
         "hardware": hardware(trainer.plan.device),
+        "computed_with": {
+            "precision": str(trainer.plan.dtype).removeprefix("torch."),
+            "compile": trainer.plan.compile,
+            "channels_last": trainer.plan.memory_format == torch.channels_last,
+        },
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
