@@ -79,7 +79,7 @@ def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
     table.add_row("test error", *(f"{r['test_error_percent']:.2f} %" for r in (plain, gated)))
     table.add_row("parameters", *(f"{r['parameters']:,}" for r in (plain, gated)))
     table.add_row(
-        "multiply-accumulates, gater included",
+        "multiply-accumulates (with gater)",
         *(f"{r['macs_per_image']:,}" for r in (plain, gated)),
     )
     table.add_row("gates always on", "", share(gates["always_on"]))
@@ -91,4 +91,4 @@ def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
 
 def _epochs(gated: dict[str, Any]) -> str:
     before = gated["pretrain_epochs"]
-    return f"{before['backbone']} + {before['gater']} (gater), then {gated['epochs']} jointly"
+    return f"{before['backbone']} + {before['gater']}, then {gated['epochs']} jointly"

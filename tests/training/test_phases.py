@@ -100,7 +100,7 @@ def test_joint_result(joint: Run) -> None:
     assert result is not None
     assert result.keys() == RESULT_KEYS
     assert result["pretrain_epochs"] == {"backbone": 1, "gater": 1}
-    assert result["settings"]["gating"]["sparsity"] == 0.5
+    assert result["settings"]["gating"]["sparsity"] == 1.0
     gates = result["gates"]
     assert gates.keys() == GATE_KEYS
     assert gates["total"] == 16 + 32 + 64
@@ -300,7 +300,7 @@ def test_resuming_with_other_flags_names_them(tmp_path: Path, plain: Run) -> Non
         (
             replace(JOINT, gating=replace(JOINT.gating, sparsity=0.25)),
             SCRATCH,
-            r"\(gating\.sparsity 0\.5 → 0\.25\)",
+            r"\(gating\.sparsity 1\.0 → 0\.25\)",
         ),
         (JOINT, Sources("digits"), r"weights\.backbone fresh → pre-trained by this run"),
         (JOINT, Sources("digits", plain.path, plain.path), r"weights\.gater fresh → .*plain"),

@@ -120,9 +120,9 @@ def test_gated_step_counts_open_gates_and_pays_for_them() -> None:
     )
     images = (few_digits(12).images / 255 - DIGITS.mean[0]) / DIGITS.std[0]
     logits, gates = reference(images, keys=KEYS)
-    expected = F.cross_entropy(logits, few_digits(12).labels) + 0.5 * gates.sum() / gates.numel()
+    expected = F.cross_entropy(logits, few_digits(12).labels) + 1.0 * gates.sum() / gates.numel()
     loss, _, opened = trainer.step(*a_batch())
-    assert GATED.gating.sparsity == 0.5
+    assert GATED.gating.sparsity == 1.0
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert opened.item() / 12 == pytest.approx(gates.mean().item(), rel=1e-4)
 

@@ -21,7 +21,7 @@ _GATED = replace(
     name="digits/resnet8-gated",
     reproduces="not in the paper: the demonstration's gated network",
     gating=Gating(
-        gater="resnet8", sparsity=0.5, anneal_from=0.4, anneal_until=0.7, reestimate_batch_norm=True
+        gater="resnet8", sparsity=1.0, anneal_from=0.4, anneal_until=0.7, reestimate_batch_norm=True
     ),
     pretrain=("digits/resnet8", "digits/resnet8"),
     optimizer=Optimizer(lr=0.05, weight_decay=5e-4),
