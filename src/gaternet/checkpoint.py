@@ -228,7 +228,7 @@ def newest(checkpoints: Path) -> Path:
     try:
         verify_manifest(found[-1])
     except UserError as error:
-        before = f", from {found[-2].name}" if len(found) > 1 else " from the start"
+        before = f" from {found[-2].name}" if len(found) > 1 else " from the start"
         raise UserError(f"{error}; remove {found[-1]} to go on{before}") from None
     return found[-1]
 
