@@ -24,7 +24,7 @@ def test_demo_trains_well_and_its_gates_choose(
     with Image.open(out / "gates.png") as figure:
         assert figure.width > 400
     shown = capsys.readouterr().out
-    for words in ("plain backbone", "gated model", "test error", "parameters", "gater included"):
+    for words in ("plain backbone", "gated model", "test error", "parameters", "with gater"):
         assert words in shown
     assert f"{result['test_error_percent']:.2f} %" in shown
     assert f"{result['macs_per_image']:,}" in shown
