@@ -71,7 +71,7 @@ def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
         type(default),
         default=default,
         prog=f"gaternet train {recipe.name}",
-        description=f"Reproduces: {recipe.reproduces}.",
+        description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}.",
         args=list(words),
         config=(FlagCreatePairsOff,),
     )
