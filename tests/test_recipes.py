@@ -57,7 +57,7 @@ def test_paper_s_schedule(name: str) -> None:
     ]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-12)
     optimizer = recipe.optimizer
-    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, True, 1e-4)
+    assert (optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.9, False, 1e-4)
     augmentation = recipe.augmentation
     assert (augmentation.crop_padding, augmentation.mirror, augmentation.cutout) == (4, True, 0)
 

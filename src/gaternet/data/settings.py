@@ -1,6 +1,7 @@
 """What a data set is and how it is augmented: plain values that recipes are made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pydantic import ConfigDict
 
@@ -24,6 +25,11 @@ class DataConfig:
     """Standard deviation of each channel, of values in [0, 1]."""
     title: str = ""
     """The name as prose has it; left empty it is `name`."""
+    held: Literal["memory", "disk"] = "memory"
+    """memory: decoded once, one tensor on the device; disk: decoded anew whenever it is needed."""
+    shorter_side: int | None = None
+    """Pixels that an image's shorter side is scaled to before the centre is cut out for evaluation;
+    None: `image_size`."""
 
     __pydantic_config__ = _STRICT
 
@@ -34,6 +40,11 @@ class DataConfig:
             raise ValueError(
                 f"{self.name}: mean {self.mean} and std {self.std} must have one value for each "
                 f"of the {self.channels} channels"
+            )
+        if self.shorter_side is not None and self.shorter_side < self.image_size:
+            raise ValueError(
+                f"{self.name}: shorter_side {self.shorter_side} is less than image_size "
+                f"{self.image_size}"
             )
         if min(self.std) <= 0:
             raise ValueError(f"{self.name}: std {self.std} must be above zero")
@@ -49,6 +60,9 @@ class Augmentation:
     """Flip left and right with probability 0.5."""
     cutout: int = 0
     """Side in pixels of the square that is blanked out; 0: none."""
+    smallest_area: float = 0.0
+    """Random-resized crop: the smallest share of the image that a crop may take before it is scaled
+    to the network's size; 0: no such crop."""
 
     __pydantic_config__ = _STRICT
 
@@ -56,6 +70,10 @@ class Augmentation:
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more pixels")
+        if not 0 <= self.smallest_area <= 1:
+            raise ValueError(f"smallest_area is {self.smallest_area}: it is a share, 0 to 1")
+        if self.smallest_area and self.crop_padding:
+            raise ValueError("smallest_area and crop_padding are two kinds of crop: give one")
 
 
 CIFAR10 = DataConfig(
@@ -90,3 +108,21 @@ DIGITS = DataConfig(
     std=(0.3756,),
     title="Digits",
 )
+
+IMAGENET = DataConfig(
+    name="imagenet",
+    hub="ILSVRC/imagenet-1k",
+    classes=1000,
+    image_size=224,
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    title="ImageNet",
+    held="disk",
+    shorter_side=256,
+)
+
+IMAGENET_299 = replace(
+    IMAGENET, image_size=299, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), shorter_side=342
+)
+"""As Inception-v4 takes it: values from −1 to 1, and a crop of 87.5 %."""

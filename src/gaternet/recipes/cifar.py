@@ -14,7 +14,7 @@ SPARSITY = 0.1
 
 SHORT_EPOCHS = 16
 SHORT = Schedule(batch_size=128, kind="cosine", warmup=0.1)
-SHORT_OPTIMIZER = Optimizer(lr=0.2, weight_decay=5e-4)
+SHORT_OPTIMIZER = Optimizer(lr=0.2, nesterov=True, weight_decay=5e-4)
 SHORT_GATING = Gating(
     opening_bias=1.0,
     sparsity=SPARSITY,

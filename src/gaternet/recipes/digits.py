@@ -10,7 +10,7 @@ _PLAIN = Recipe(
     reproduces="not in the paper: the demonstration's backbone, and its gater's pre-training",
     data=DIGITS,
     backbone="resnet8",
-    optimizer=Optimizer(lr=0.1, weight_decay=5e-4),
+    optimizer=Optimizer(lr=0.1, nesterov=True, weight_decay=5e-4),
     epochs=20,
     schedule=Schedule(batch_size=64, kind="cosine", warmup=0.1),
     augmentation=Augmentation(crop_padding=1, mirror=False),
@@ -24,7 +24,7 @@ _GATED = replace(
         gater="resnet8", sparsity=1.0, anneal_from=0.4, anneal_until=0.7, reestimate_batch_norm=True
     ),
     pretrain=("digits/resnet8", "digits/resnet8"),
-    optimizer=Optimizer(lr=0.05, weight_decay=5e-4),
+    optimizer=Optimizer(lr=0.05, nesterov=True, weight_decay=5e-4),
 )
 
 RECIPES = [_PLAIN, _GATED]

@@ -15,12 +15,14 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum, or RMSProp as Inception-v4 was trained with."""
 
+    kind: Literal["sgd", "rmsprop"] = "sgd"
+    """rmsprop: squares decay by 0.9 a step, and ε is 1 (Szegedy et al., 2017)."""
     lr: float = 0.1
     """Highest learning rate, for the whole batch."""
     momentum: float = 0.9
-    nesterov: bool = True
+    nesterov: bool = False
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
 
@@ -32,9 +34,11 @@ class Schedule:
     """How the learning rate falls; warm-up and milestones are shares of all the run's epochs."""
 
     batch_size: int = 128
-    kind: Literal["step", "cosine"] = "cosine"
+    kind: Literal["step", "cosine", "exponential"] = "cosine"
     milestones: tuple[float, ...] = ()
     """Step: where the learning rate is divided by ten."""
+    decays: int = 0
+    """Exponential: how often, evenly spread, the learning rate is multiplied by 0.94."""
     warmup: float = 0.0
     """Share of the schedule in which the learning rate rises linearly from zero."""
     accumulate: int = 1
@@ -45,20 +49,37 @@ class Schedule:
     __pydantic_config__ = _STRICT
 
 
+BinarizerName = Literal[
+    "semhash", "straight-through", "gumbel-sigmoid", "hard-concrete", "soft", "random"
+]
+
+
 @dataclass(frozen=True)
 class Gating:
-    """The gater and how its gates are trained (paper, sections 3.2 and 3.3)."""
+    """Who decides on the gates, and how they are trained (paper, sections 3.2 and 3.3)."""
 
-    gater: str = "resnet20"
+    decides: Literal["gater", "layers", "branches"] = "gater"
+    """gater: one network, from the image, for all layers (the paper); layers: each gated layer from
+    its own input; branches: each residual branch as a whole, from its own input (ConvNet-AIG)."""
+    gater: str | None = "resnet20"
+    """The gater's network; none where layers or branches decide."""
     bottleneck: int = 8
     batch_norm: bool = True
-    """BatchNorm between the gater's two linear layers (the authors' checkpoints have none)."""
+    """BatchNorm between the two linear layers (the authors' checkpoints have none)."""
     input_size: int | None = None
     """Side of the smaller copy of the image that the gater sees; None: the image itself."""
     opening_bias: float = 0.0
     """Initial bias of every gate's logit: above zero, gates start open."""
+    binarizer: BinarizerName = "semhash"
+    """From logits to gates: Improved SemHash (the paper), or one of its rivals."""
+    rate: float | None = None
+    """Share of gates that binarizer random opens, whatever the image."""
     sparsity: float = 0.0
     """λ, the weight of the L1 term."""
+    target_rate: float | None = None
+    """Opening rate that every gate is driven to by a squared error, besides the L1 term."""
+    dropout: float = 0.0
+    """Rate that dropout on the gates reaches, growing linearly from 0 (paper, appendix B)."""
     anneal_from: float = 1.0
     """Share of the schedule after which the noise fades and more samples take the hard branch."""
     anneal_until: float = 1.0
@@ -79,6 +100,10 @@ class Compute:
     """auto: on a GPU; on a CPU it takes a minute and the steps are no faster."""
     channels_last: bool = True
     """Keep the channels of a pixel side by side in memory."""
+    sync_batch_norm: bool = False
+    """Batch statistics over all processes; off: each process normalises its own part of a batch."""
+    workers: int | None = None
+    """Processes that decode images from disk, a training process; None: as many as cores."""
 
     __pydantic_config__ = _STRICT
 
@@ -95,8 +120,9 @@ class Recipe:
     """Whatever their number, the schedule spans all of them."""
     gating: Gating | None = None
     """None trains the backbone as it is."""
-    pretrain: tuple[str, str] | None = None
-    """Recipes that pre-train the backbone and the gater's extractor (paper, section 3.3)."""
+    pretrain: tuple[str, ...] = ()
+    """Recipes that pre-train the backbone, and the gater's extractor where there is one (paper,
+    section 3.3); empty: fresh weights."""
     validation: int = 0
     """Training images that are held out, drawn at random; 0 trains on all of them."""
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -113,8 +139,7 @@ def check(recipe: Recipe) -> Recipe:
     wrong = _faults(recipe)
     if recipe.gating:
         wrong |= _gating_faults(recipe.gating)
-    elif recipe.pretrain:
-        wrong["pretrain needs gating: a plain network is trained from scratch"] = True
+    wrong["pretrain names too many recipes"] = len(recipe.pretrain) > len(parts(recipe))
     for message, applies in wrong.items():
         if applies:
             raise UsageError(f"recipe {recipe.name}: {message}")
@@ -135,6 +160,8 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         "schedule.ema must be in [0, 1)": not 0 <= schedule.ema < 1,
         "schedule.milestones go with schedule.kind step": bool(schedule.milestones)
         and schedule.kind != "step",
+        "schedule.decays go with schedule.kind exponential, at least 1": (schedule.decays > 0)
+        != (schedule.kind == "exponential"),
         "schedule.milestones must rise within (0, 1)": not all(
             a < b for a, b in pairwise((0.0, *schedule.milestones, 1.0))
         ),
@@ -142,20 +169,45 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         "optimizer.momentum must be in [0, 1)": not 0 <= optimizer.momentum < 1,
         "optimizer.momentum must be above 0 with optimizer.nesterov": optimizer.nesterov
         and optimizer.momentum == 0,
+        "optimizer.nesterov goes with optimizer.kind sgd": optimizer.nesterov
+        and optimizer.kind != "sgd",
         "optimizer.weight-decay must not be negative": not 0 <= optimizer.weight_decay < inf,
         "optimizer.label-smoothing must be in [0, 1)": not 0 <= optimizer.label_smoothing < 1,
         "validation must not be negative": recipe.validation < 0,
         "seed must be in [0, 2⁶³)": not 0 <= recipe.seed < 2**63,
+        "compute.workers must not be negative": (recipe.compute.workers or 0) < 0,
     }
 
 
+def parts(recipe: Recipe) -> tuple[str, ...]:
+    """Return which networks of a recipe's model can start from pre-trained weights."""
+    if recipe.gating and recipe.gating.decides == "gater":
+        return ("backbone", "gater")
+    return ("backbone",)
+
+
 def _gating_faults(gating: Gating) -> dict[str, bool]:
+    has_gater = gating.decides == "gater"
+    fades = gating.anneal_from < 1
     return {
+        "gating.gater goes with gating.decides gater, and only with it": has_gater
+        != (gating.gater is not None),
+        "gating.input-size goes with gating.decides gater": gating.input_size is not None
+        and not has_gater,
         "gating.bottleneck must be at least 1": gating.bottleneck < 1,
         "gating.input-size must be at least 1": gating.input_size is not None
         and gating.input_size < 1,
         "gating.opening-bias must be finite": not -inf < gating.opening_bias < inf,
         "gating.sparsity must not be negative": not 0 <= gating.sparsity < inf,
+        "gating.rate, in (0, 1], goes with gating.binarizer random, and only with it": (
+            gating.binarizer == "random"
+        )
+        != (gating.rate is not None and 0 < gating.rate <= 1),
+        "gating.target-rate must be in [0, 1]": gating.target_rate is not None
+        and not 0 <= gating.target_rate <= 1,
+        "gating.dropout must be in [0, 1)": not 0 <= gating.dropout < 1,
+        "gating.anneal-from goes with a binarizer that has noise": fades
+        and gating.binarizer in ("straight-through", "soft", "random"),
         "0 ≤ gating.anneal-from ≤ gating.anneal-until ≤ 1 does not hold": not (
             0 <= gating.anneal_from <= gating.anneal_until <= 1
         ),

@@ -207,7 +207,7 @@ def _given_parts(model: nn.Module, recipe: Recipe, sources: Sources) -> dict[str
     if runs and sources.from_scratch:
         raise UsageError(f"--from-scratch and --{next(iter(runs))} contradict each other")
     if isinstance(model, GaterNet):
-        if recipe.pretrain is None and len(runs) < len(PARTS) and not sources.from_scratch:
+        if not recipe.pretrain and len(runs) < len(PARTS) and not sources.from_scratch:
             raise UsageError(
                 f"{recipe.name} names no recipes to pre-train with; give --backbone and --gater, "
                 "or --from-scratch"
@@ -247,7 +247,6 @@ def pretraining(part: str, joint: Recipe) -> Recipe:
     shortened with --epochs shortens what comes before it alike.
     """
     assert joint.gating is not None
-    assert joint.pretrain is not None
     recipe = recipes.get(joint.pretrain[PARTS.index(part)])
     usual = recipes.RECIPES.get(joint.name, joint)
     return replace(

@@ -11,6 +11,8 @@ def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:
         return peak * progress / schedule.warmup
     if schedule.kind == "step":
         return float(peak * 0.1 ** sum(progress >= milestone for milestone in schedule.milestones))
+    if schedule.kind == "exponential":
+        return float(peak * 0.94 ** math.floor(progress * schedule.decays))
     descent = (progress - schedule.warmup) / (1 - schedule.warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * descent))
 
