@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,7 +130,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def _train_recipe(name: str, words: Sequence[str]) -> None:
-    from gaternet.arguments import GatedArguments, applied, parse
+    from gaternet.arguments import applied, parse, sources
     from gaternet.recipes import get
 
     if name.startswith("-"):
@@ -140,26 +139,17 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     arguments = parse(recipe, words)
     recipe = applied(recipe, arguments)
 
-    from gaternet.training import phases
+    from gaternet.training.compute import choose_device
+    from gaternet.training.phases import Options, train
+    from gaternet.training.processes import joined
 
-    sources = phases.Sources(str(arguments.data))
-    if isinstance(arguments, GatedArguments):
-        sources = replace(
-            sources,
-            backbone=arguments.backbone,
-            gater=arguments.gater,
-            from_scratch=arguments.from_scratch,
-        )
     # --resume is left out: what is typed anew for the same figures starts anew.
     typed = [word for word in words if word != "--resume"]
-    phases.train(
-        recipe,
-        sources,
-        arguments.out,
-        device=arguments.device,
-        resume=arguments.resume,
-        command=shlex.join(["gaternet", "train", name, *typed]),
-    )
+    with joined(choose_device(arguments.device)) as processes:
+        options = Options(
+            arguments.device, shlex.join(["gaternet", "train", name, *typed]), processes=processes
+        )
+        train(recipe, sources(arguments), arguments.out, options, resume=arguments.resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,8 @@ class DataConfig:
     """The name as prose has it; left empty it is `name`."""
     held: Literal["memory", "disk"] = "memory"
     """memory: decoded once, one tensor on the device; disk: decoded anew whenever it is needed."""
+    test_split: Literal["test", "validation"] = "test"
+    """The split that errors are reported on; ImageNet's test images have no public labels."""
     shorter_side: int | None = None
     """Pixels that an image's shorter side is scaled to before the centre is cut out for evaluation;
     None: `image_size`."""
@@ -119,6 +121,7 @@ IMAGENET = DataConfig(
     std=(0.229, 0.224, 0.225),
     title="ImageNet",
     held="disk",
+    test_split="validation",
     shorter_side=256,
 )
 
