@@ -10,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UsageError
+from gaternet.recipes import describe_length
 from gaternet.training.config import (
     Compute,
     Gating,
@@ -84,7 +85,8 @@ def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
         type(default),
         default=default,
         prog=f"gaternet train {recipe.name}",
-        description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}.",
+        description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}. "
+        f"{describe_length(recipe)}.",
         args=list(words),
         config=(FlagCreatePairsOff,),
     )

@@ -30,19 +30,20 @@ def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
 def recipes(
     action: Positional[Literal["list", "show"]], name: Positional[str | None] = None
 ) -> None:
-    """List the recipes, or show every setting of one.
+    """List the recipes, or show every setting of one and what it costs.
 
     Args:
         action: `list`, or `show` with a name.
-        name: The recipe to show.
+        name: The recipe to show, or a part of the names to list, such as cifar10/resnet20.
     """
     from gaternet import presentation
     from gaternet.recipes import RECIPES, get
 
     if action == "list":
-        if name is not None:
-            raise UsageError(f"`recipes list` takes no name; did you mean `recipes show {name}`?")
-        presentation.recipe_list(RECIPES.values())
+        found = [recipe for recipe in RECIPES.values() if (name or "") in recipe.name]
+        if not found:
+            raise UsageError(f"no recipe's name contains {name!r}; `recipes list` lists them all")
+        presentation.recipe_list(found)
     elif name is None:
         raise UsageError("`recipes show` needs a name; `recipes list` lists them")
     else:

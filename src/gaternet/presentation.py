@@ -25,10 +25,13 @@ def recipe_list(recipes: Iterable["Recipe"]) -> None:
 
 
 def recipe_settings(recipe: "Recipe") -> None:
-    """Print every setting of a recipe as JSON."""
+    """Print every setting of a recipe and what it costs as JSON."""
+    from gaternet.recipes import describe_length
     from gaternet.training.config import recipe_to_dict
+    from gaternet.training.cost import cost
 
-    _print_json(recipe_to_dict(recipe))
+    costs = {"length": describe_length(recipe), **asdict(cost(recipe))}
+    _print_json(recipe_to_dict(recipe) | {"costs": costs})
 
 
 def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:

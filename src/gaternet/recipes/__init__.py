@@ -39,3 +39,12 @@ def get(name: str) -> Recipe:
         hint = f"did you mean {' or '.join(near)}?" if near else "see `gaternet recipes list`"
         raise UsageError(f"unknown recipe {name!r}; {hint}")
     return check(RECIPES[name])
+
+
+def describe_length(recipe: Recipe) -> str:
+    """Return the phases of a recipe and their epochs in words."""
+    own = f"{recipe.epochs} epochs"
+    if not recipe.pretrain:
+        return own
+    before = " and ".join(f"{get(n).epochs} of {n}" for n in recipe.pretrain)
+    return f"{own}, after {before} where these are not given"

@@ -22,7 +22,7 @@ GATER_SEED_OFFSET = 1000
 
 @dataclass(frozen=True)
 class Start:
-    """Where each part of a model gets its first weights; what is in neither is fresh."""
+    """Where each part of a model gets its first weights."""
 
     given: Mapping[str, Run]
     """Runs that the user named."""
@@ -30,6 +30,7 @@ class Start:
     """Parts that take timm's weights."""
     trained_first: tuple[str, ...]
     """Parts that this run pre-trains."""
+    fresh: tuple[str, ...]
 
     def origins(self) -> dict[str, str]:
         """Say where weights come from, so that a resumed run starts from the same."""
@@ -38,6 +39,7 @@ class Start:
             **runs,
             **dict.fromkeys(self.pretrained, "timm"),
             **dict.fromkeys(self.trained_first, "pre-trained by this run"),
+            **dict.fromkeys(self.fresh, "fresh"),
         }
 
 
@@ -61,12 +63,10 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
     if sources.pretrained:
         if not missing:
             raise UsageError("--pretrained has no network left that no run is given for")
-        return Start(runs, missing, ())
+        return Start(runs, missing, (), ())
     if sources.from_scratch or not recipe.pretrain:
-        if recipe.gating and given and missing:
-            raise UsageError(f"{recipe.name} pre-trains nothing: give --{missing[0]} as well")
-        return Start(runs, (), ())
-    return Start(runs, (), missing)
+        return Start(runs, (), (), missing)
+    return Start(runs, (), missing, ())
 
 
 def _check_given(part: str, run: Run, recipe: Recipe) -> None:
