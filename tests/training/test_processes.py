@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from one_of_two import BATCH, ONE_EPOCH, trainer_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,7 +17,6 @@ from gaternet.training.config import Sources
 from gaternet.training.evaluation import evaluate
 from gaternet.training.phases import Options, train
 from gaternet.training.processes import ALONE, Processes
-from one_of_two import BATCH, ONE_EPOCH, trainer_of
 from small_runs import GATED, PLAIN, Silent, few_digits, quiet, with_batches
 
 HERE = Path(__file__).parent
@@ -28,8 +27,15 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 def torchrun(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        + list(words),
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            *list(words),
+        ],
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         | (environment or {}),
