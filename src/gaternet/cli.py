@@ -108,6 +108,19 @@ def predict(
     presentation.predictions(predict_images(run, images, device), as_json=json)
 
 
+def import_authors(file: Positional[Path], out: Path, data: str | None = None) -> None:
+    """Make a run of a checkpoint that the paper's authors released.
+
+    Args:
+        file: ResNet-20-Gated.pth or ResNet-56-Gated.pth; tensors are read from it, no code is run.
+        out: Directory of the run; it must be new.
+        data: Folder or hub name whose class names the run takes. Default: CIFAR-10's names.
+    """
+    from gaternet import authors, presentation
+
+    presentation.imported(authors.import_run(file, out, data))
+
+
 def info(json: bool = False) -> None:
     """Show versions, devices and what `auto` settings come to here.
 
@@ -126,6 +139,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "predict": predict,
     "recipes": recipes,
+    "import-authors": import_authors,
     "info": info,
 }
 

@@ -1,6 +1,7 @@
 """How results look in a terminal, or as JSON and nothing else."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.training.config import Recipe
+    from gaternet.training.run import Run
 
 SHOWN_CLASSES = 5
 
@@ -75,6 +77,16 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
+
+
+def imported(run: "Run") -> None:
+    """Print what a run that was not trained here holds, and how to measure it."""
+    result = run.result or {}
+    Console(markup=False, highlight=False).print(
+        f"{run.path}: {run.config.recipe.name}, {result['parameters'] / 1e6:.2f} M parameters, "
+        f"not measured yet: gaternet evaluate {shlex.quote(str(run.path))}",
+        soft_wrap=True,
+    )
 
 
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:
