@@ -79,6 +79,11 @@ class ModelConfig:
     local: LocalConfig | None = None
     binarizer: BinarizerConfig = field(default_factory=BinarizerConfig)
 
+    @property
+    def gated(self) -> bool:
+        """Whether it is more than a plain backbone."""
+        return bool(self.points)
+
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 

@@ -63,7 +63,7 @@ def evaluate(
     run: Positional[Path],
     data: str | None = None,
     split: SplitName = "test",
-    gates: GateFormName = "hard",
+    gates: GateFormName | None = None,
     threshold: float | None = None,
     device: str = "auto",
     json: bool = False,
@@ -75,15 +75,21 @@ def evaluate(
         data: Folder or hub name; default: the hub name of the run's data set.
         split: Images to measure on.
         gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard).
+            Default: what the run's binarizer is evaluated with.
         threshold: Logit from which a gate is open; lower opens more. Default: the run's.
         device: auto, cpu, cuda or cuda:N.
         json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.commands import EvaluationRequest, evaluate_run
+    from gaternet.training.compute import choose_device
+    from gaternet.training.processes import joined
 
     request = EvaluationRequest(data, split, gates, threshold, device)
-    presentation.evaluation(evaluate_run(run, request), as_json=json)
+    with joined(choose_device(device)) as processes:
+        measured = evaluate_run(run, request, processes)
+        if processes.first:
+            presentation.evaluation(measured, as_json=json)
 
 
 def predict(

@@ -49,7 +49,7 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
     table.add_row("cross entropy", f"{found.loss:.4f}")
     if found.gates:
         gates = found.gates
-        table.add_row("gates", f"{measured.gate_form}, threshold {measured.threshold:g}")
+        table.add_row("gates", f"{found.form}, threshold {measured.threshold:g}")
         table.add_row("always on", _share(gates.always_on, gates.total))
         table.add_row("always off", _share(gates.always_off, gates.total))
         table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
