@@ -60,7 +60,8 @@ class Binarizer(nn.Module, ABC):
     `threshold` is where an evaluated gate opens and may be moved at any time: lower opens more
     filters, higher fewer. Training always has it at 0.
 
-    `form` is the form that its gates have in evaluation unless another is asked for.
+    `form` is the form that its gates have in evaluation unless another is asked for, and `forms`
+    are those that it has at all.
 
     `set_stage` narrows the gap between training and evaluation towards the end of a run. Its two
     values are not part of the state dict; a binarizer without noise, or without a hard branch,
@@ -68,6 +69,7 @@ class Binarizer(nn.Module, ABC):
     """
 
     form: ClassVar[GateForm] = GateForm.HARD
+    forms: ClassVar[tuple[GateForm, ...]] = tuple(GateForm)
     noise_scale: Tensor
     hard_share: Tensor
 

@@ -145,6 +145,8 @@ class RandomGates(Binarizer):
     Raises ValueError for a rate outside [0, 1].
     """
 
+    forms: ClassVar[tuple[GateForm, ...]] = (GateForm.HARD,)
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         if not 0.0 <= rate <= 1.0:

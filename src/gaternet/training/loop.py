@@ -29,10 +29,10 @@ def probe_metrics(trainer: Trainer, probe: Probe) -> dict[str, Any]:
     `form` says which of them are the gates of evaluation.
     """
     model, data = trainer.evaluated, trainer.recipe.data
-    gated = isinstance(model, GatedModel)
-    forms = tuple(GateForm) if gated else (GateForm.HARD,)
+    binarizer = model.binarizer if isinstance(model, GatedModel) else None
+    forms = binarizer.forms if binarizer else (GateForm.HARD,)
     found = {form.value: evaluate(model, probe.images, data, trainer.plan, form) for form in forms}
-    form = model.binarizer.form if isinstance(model, GatedModel) else GateForm.HARD
+    form = binarizer.form if binarizer else GateForm.HARD
     figures = {name: asdict(evaluation) for name, evaluation in found.items()}
     return {"images_from": probe.images_from, "form": form.value, **figures}
 
