@@ -86,7 +86,7 @@ def collect(model: GatedModel, batches: Iterable[Tensor]) -> GateRecord:
     seen = 0
     for images in batches:
         index = torch.arange(seen, seen + len(images), device=device)
-        keys = sample_keys(0, Purpose.SEMHASH, 0, index)
+        keys = sample_keys(0, Purpose.NETWORK, 0, index)
         opened = model.decide(images.to(device), keys=keys).gates > 0
         rows.append(np.packbits(opened.cpu().numpy(), axis=1))
         seen += len(images)
