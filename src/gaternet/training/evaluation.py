@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from gaternet.binarizers import GateForm
@@ -11,7 +11,7 @@ from gaternet.data.augmentation import normalise
 from gaternet.data.batches import evaluation_batches
 from gaternet.data.image_set import ImageSet
 from gaternet.data.settings import DataConfig
-from gaternet.model import GaterNet
+from gaternet.model import Decision, GatedModel
 from gaternet.randomness import Purpose, sample_keys
 
 NEAR_THRESHOLD = 1.0
@@ -44,14 +44,14 @@ class Evaluation:
 
 
 class _GateCounter:
-    def __init__(self, model: GaterNet, device: torch.device) -> None:
+    def __init__(self, model: GatedModel, device: torch.device) -> None:
         self.opened = torch.zeros(model.gate_count, dtype=torch.float64, device=device)
         self.near = torch.zeros((), dtype=torch.float64, device=device)
         self.threshold = model.binarizer.threshold
 
-    def add(self, logits: Tensor, gates: Tensor) -> None:
-        self.opened += gates.sum(dim=0, dtype=torch.float64)
-        self.near += ((logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
+    def add(self, decision: Decision) -> None:
+        self.opened += decision.gates.sum(dim=0, dtype=torch.float64)
+        self.near += ((decision.logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
 
     def use(self, images: int) -> GateUse:
         total = len(self.opened)
@@ -72,27 +72,26 @@ def evaluate(
     model: nn.Module,
     images: ImageSet,
     data: DataConfig,
-    form: GateForm = GateForm.HARD,
+    form: GateForm | None = None,
     batch_size: int = 500,
 ) -> Evaluation:
-    """Measure a GaterNet or a plain network on every image exactly once, in float32.
+    """Measure a gated or a plain network on every image exactly once, in float32.
 
     `form` says which gates take part: hard without noise (the paper's evaluation), soft without
-    noise, or hard with noise. The model is put into evaluation mode and left as it was found.
+    noise, or hard with noise; None: the binarizer's own. The model is put into evaluation mode and
+    left as it was found.
     """
     device = next(model.parameters()).device
-    counter = _GateCounter(model, device) if isinstance(model, GaterNet) else None
+    counter = _GateCounter(model, device) if isinstance(model, GatedModel) else None
     loss = wrong = wrong5 = torch.zeros((), dtype=torch.float64, device=device)
     training = model.training
     model.eval()
     for index, pixels, labels in evaluation_batches(images, batch_size, device):
         batch = normalise(pixels, data.mean, data.std)
-        if isinstance(model, GaterNet) and counter is not None:
-            gate_logits = model.gate_logits(batch)
+        if isinstance(model, GatedModel) and counter is not None:
             keys = sample_keys(0, Purpose.SEMHASH, 0, index)
-            gates = model.binarizer.evaluate(gate_logits, form, keys)
-            counter.add(gate_logits, gates)
-            logits = model(batch, gates=gates).logits
+            logits, decision = model.evaluate(batch, form, keys)
+            counter.add(decision)
         else:
             logits = model(batch)
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
