@@ -127,6 +127,21 @@ def import_authors(file: Positional[Path], out: Path, data: str | None = None) -
     presentation.imported(authors.import_run(file, out, data))
 
 
+def ledger(results: Path | None = None, json: bool = False) -> None:
+    """Show the paper's tables beside this code: gated filters, parameters, measured errors.
+
+    Args:
+        results: Folder of measured runs (result.json files). Default: ./results, if there is one.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import ledger as tables
+    from gaternet import presentation
+
+    if results is None and Path("results").is_dir():
+        results = Path("results")
+    presentation.ledger(tables.rows(results), as_json=json)
+
+
 def info(json: bool = False) -> None:
     """Show versions, devices and what `auto` settings come to here.
 
@@ -145,6 +160,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "predict": predict,
     "recipes": recipes,
+    "ledger": ledger,
     "import-authors": import_authors,
     "info": info,
 }

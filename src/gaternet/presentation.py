@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
+    from gaternet.ledger import LedgerRow, MeasuredRun
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
 
@@ -87,6 +89,51 @@ def imported(run: "Run") -> None:
         f"not measured yet: gaternet evaluate {shlex.quote(str(run.path))}",
         soft_wrap=True,
     )
+
+
+def ledger(rows: Iterable["LedgerRow"], *, as_json: bool) -> None:
+    """Print the paper's tables beside what this code builds and measured."""
+    rows = list(rows)
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    console = Console(markup=False, highlight=False)
+    for (number, dataset), group in groupby(rows, lambda row: (row.table, row.dataset)):
+        columns = ("gates", "params", "paper", "", "paper's error", "measured")
+        table = _table(f"Table {number}, {dataset}", *columns)
+        notes = []
+        for row in group:
+            table.add_row(
+                row.model,
+                "" if row.gated_filters is None else f"{row.gated_filters:,}",
+                f"{row.params / 1e6:.2f} M",
+                f"{row.paper_params:.2f}",
+                "=" if row.agrees else "≠",
+                _errors(row.paper_error, row.paper_top5_error),
+                "\n".join(_measured(row, run) for run in row.measured or []),
+            )
+            notes += [f"≠ {row.model}: {row.note}"] if row.note else []
+            notes += [f"{_measured(row, run)}: {_conditions(run)}" for run in row.measured or []]
+        console.print(table)
+        console.print(*notes, "", sep="\n", soft_wrap=True)
+    agreeing = sum(row.agrees for row in rows)
+    console.print(f"{agreeing} of {len(rows)} rows agree with the paper to the printed digit")
+
+
+def _errors(top1: float, top5: float | None) -> str:
+    return f"{top1:.2f}" if top5 is None else f"{top1:.2f} {top5:.2f}"
+
+
+def _measured(row: "LedgerRow", run: "MeasuredRun") -> str:
+    errors = _errors(run.error, None if row.paper_top5_error is None else run.top5_error)
+    return f"{errors} *" if run.shortened else errors
+
+
+def _conditions(run: "MeasuredRun") -> str:
+    before = " and ".join(f"{n} of its {part}" for part, n in (run.pretrain_epochs or {}).items())
+    epochs = f"{run.epochs} epochs{f' after {before}' if before else ''}"
+    shortened = ", fewer than the paper's" if run.shortened else ""
+    return f"{run.recipe}, {epochs}{shortened}, seed {run.seed}, {run.hardware}, {run.file}"
 
 
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:

@@ -9,6 +9,8 @@ def he_normal(module: nn.Module) -> None:
     The original codes of all the families here start so, and the authors' too.
     """
     if isinstance(module, nn.Conv2d):
+        if module.weight.is_meta:  # a draw of nothing takes its time
+            return
         height, width = module.kernel_size
         fan_out = height * width * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)

@@ -56,7 +56,7 @@ def _table3(depth: int) -> list[Recipe]:
     )
     return [
         plain,
-        _resnet(f"resnet{depth}-wider", f"resnet{depth}-wider", f"{title}-Wider on ImageNet"),
+        _resnet(f"resnet{depth}-wider", f"timm/resnet{depth}-wider", f"{title}-Wider on ImageNet"),
         _resnet(f"resnet{depth}-se", f"timm/seresnet{depth}", f"{title}-SE on ImageNet"),
         gated,
     ]
