@@ -1,19 +1,22 @@
 """What a local gate decides from: a feature map of the backbone, found in the graph.
 
-a filter's gate    the input of the conv that makes the filter; where a gate point's channels
-                   come from several convs (a sum, a concatenation), what all of them read
-a branch's gate    the input of the residual unit, where branch and shortcut fork
+    a filter's gate    the input of the conv that makes the filter; where a gate point's channels
+                       come from several convs (a sum, a concatenation), what all of them read
+    a branch's gate    the input of the residual unit, where branch and shortcut fork
+
+Where no submodule reads or hands out that feature map as a whole, it is the nearest one before it.
 """
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from torch import nn
 from torch.fx import Node
 
 from gaternet import channels, structure
-from gaternet.gate_points import GatePoint
+from gaternet.gate_points import GatePoint, find_gate_points
 from gaternet.graph import Graph
 
 
@@ -31,32 +34,47 @@ class GateInput:
 def filter_input(graph: Graph, point: GatePoint) -> GateInput:
     """What the conv behind a gate point reads.
 
-    Raises ValueError where no submodule reads or hands out that feature map as a whole.
+    Raises ValueError where no submodule has it, nor what it was computed from.
     """
     gated = _gated(graph, point)
     origin = gated
     while (before := channels.channel_input(graph, origin)) is not None:
         origin = before
     read = graph.inputs(origin)
-    if not read:
-        raise ValueError(f"gate point `{point.name}` has no filter of its own to decide on")
-    source = read[0] if channels.is_filter(graph, origin) else _fork(graph, read)
-    return _found(graph, source, gated, point)
+    source = read[0] if channels.is_filter(graph, origin) else _fork(graph, read or [origin])
+    return _input_at(graph, source, point)
 
 
 def branch_input(graph: Graph, point: GatePoint) -> GateInput:
     """What the residual unit reads on whose branch a gate point is (Veit and Belongie, 2018).
 
-    Raises ValueError where the point is not on a branch of an addition, and as `filter_input`.
+    Raises ValueError where the point is on no residual branch, and as `filter_input`.
     """
+    source = _unit_input(graph, point)
+    if source is None:
+        raise ValueError(f"gate point `{point.name}` is on no branch beside a shortcut")
+    return _input_at(graph, source, point)
+
+
+def find_branches(graph: Graph) -> tuple[GatePoint, ...]:
+    """The gate points of the structural rule that are on residual branches, one gate each.
+
+    Raises ValueError where there are none.
+    """
+    points = [point for point in find_gate_points(graph) if _unit_input(graph, point) is not None]
+    if not points:
+        raise ValueError("the backbone has no residual branches: gate its filters")
+    return tuple(replace(point, block=point.channels) for point in points)
+
+
+def _unit_input(graph: Graph, point: GatePoint) -> Node | None:
+    """Where branch and shortcut fork; None for a point that is on no branch."""
     gated = _gated(graph, point)
     addition = _addition_behind(graph, gated)
     if addition is None:
-        raise ValueError(f"gate point `{point.name}` is on no branch that ends in an addition")
+        return None
     source = _fork(graph, graph.inputs(addition))
-    if graph.order(source) >= graph.order(gated):
-        raise ValueError(f"gate point `{point.name}` is no residual branch: others start from it")
-    return _found(graph, source, gated, point)
+    return source if graph.order(source) < graph.order(gated) else None
 
 
 def _gated(graph: Graph, point: GatePoint) -> Node:
@@ -93,27 +111,42 @@ def _fork(graph: Graph, parts: Iterable[Node]) -> Node:
     return max((n for n in common if len(graph.shape(n) or ()) == 4), key=graph.order)
 
 
-def _found(graph: Graph, source: Node, gated: Node, point: GatePoint) -> GateInput:
-    dim, shape = channels.channel_dim(graph, source), graph.shape(source)
-    place = _reader(graph, source, gated) or structure.name_of(graph, source)
-    if place is None or dim not in (1, 3) or shape is None:
-        raise ValueError(
-            f"gate point `{point.name}` cannot decide locally: no submodule reads or hands out "
-            f"the feature map `{source.name}`; name other gate points"
-        )
-    side: Literal["input", "output"] = "input" if _reader(graph, source, gated) else "output"
-    return GateInput(place, side, shape[dim], dim)
+def _input_at(graph: Graph, source: Node, point: GatePoint) -> GateInput:
+    gated = _gated(graph, point)
+    while (found := _found(graph, source, gated)) is None:
+        if not graph.inputs(source):
+            raise ValueError(
+                f"gate point `{point.name}` cannot decide locally: no submodule reads or hands out "
+                "a feature map before it; name other gate points"
+            )
+        source = _fork(graph, graph.inputs(source))
+    return found
 
 
-def _reader(graph: Graph, source: Node, gated: Node) -> str | None:
-    """The first submodule, called once, that reads a feature map before the gates need it."""
+def _found(graph: Graph, source: Node, gated: Node) -> GateInput | None:
+    """A feature map as the input of the first submodule that reads it, or as an output."""
+    dim, shape = _channel_dim(graph, source), graph.shape(source)
+    if dim is None or shape is None:
+        return None
     for reader in sorted(graph.readers(source), key=graph.order):
         name = str(reader.target)
         if (
             reader.op == "call_module"
             and reader.args[:1] == (source,)
             and len(graph.outputs[name]) == 1
-            and graph.order(reader) <= graph.order(gated)
+            and graph.order(reader) <= graph.order(gated)  # before the gates are needed
         ):
-            return name
-    return None
+            return GateInput(name, "input", shape[dim], dim)
+    owner = structure.name_of(graph, source)
+    return GateInput(owner, "output", shape[dim], dim) if owner else None
+
+
+def _channel_dim(graph: Graph, source: Node) -> int | None:
+    if any(isinstance(graph.module(reader), nn.Conv2d) for reader in _modules(graph, source)):
+        return 1
+    dim = channels.channel_dim(graph, source)
+    return dim if dim in (1, 3) else None
+
+
+def _modules(graph: Graph, source: Node) -> list[Node]:
+    return [reader for reader in graph.readers(source) if reader.op == "call_module"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gaternet.binarizers import Binarizer, GateForm
-from gaternet.gate_inputs import GateInput, branch_input, filter_input
+from gaternet.gate_inputs import GateInput, branch_input, filter_input, find_branches
 from gaternet.gate_points import GatePoint, WatchHook
 from gaternet.gater import gate_head
 from gaternet.graph import Graph, trace
@@ -33,8 +33,8 @@ Granularity = Literal["filters", "branches"]
 class LocalGaterNet(GatedModel):
     """Images (N, C, H, W) → GaterNetOutput(logits, gates), the gates decided layer by layer.
 
-    points: where the gates are; None finds them by the structural rule, else names of submodules,
-        a predicate on names, or GatePoints (which keep their order)
+    points: where the gates are; None finds them by the structural rule (of branches: those beside a
+        shortcut), else names of submodules, a predicate on names, or GatePoints in their order
     granularity: "filters": one gate a filter, as in a GaterNet, decided from the input of the conv
         that makes the filters; "branches": one gate for a whole residual branch, decided from the
         input of its residual unit
@@ -67,7 +67,7 @@ class LocalGaterNet(GatedModel):
         if bottleneck < 1:
             raise ValueError(f"bottleneck is {bottleneck}; it must be at least 1")
         graph = trace(backbone, input_size)
-        resolved, inputs = _places(graph, resolve_points(graph, points), granularity)
+        resolved, inputs = _places(graph, points, granularity)
         super().__init__(backbone, resolved, binarizer)
         self.granularity: Granularity = granularity
         self.bottleneck = bottleneck
@@ -183,15 +183,17 @@ class _Present:
 
 
 def _places(
-    graph: Graph, points: tuple[GatePoint, ...], granularity: Granularity
+    graph: Graph, points: Points | None, granularity: Granularity
 ) -> tuple[tuple[GatePoint, ...], tuple[GateInput, ...]]:
     """Return gate points of a granularity and what each is decided from."""
     if granularity == "filters":
-        return points, tuple(filter_input(graph, point) for point in points)
+        resolved = resolve_points(graph, points)
+        return resolved, tuple(filter_input(graph, point) for point in resolved)
     if granularity != "branches":
         raise ValueError(f"granularity is {granularity!r}; it is filters or branches")
-    for point in points:
+    given = find_branches(graph) if points is None else resolve_points(graph, points)
+    for point in given:
         if point.block not in (1, point.channels):
             raise ValueError(f"gate point `{point.name}`: a branch has one gate, not {point.gates}")
-    whole = tuple(replace(point, block=point.channels) for point in points)
+    whole = tuple(replace(point, block=point.channels) for point in given)
     return whole, tuple(branch_input(graph, point) for point in whole)

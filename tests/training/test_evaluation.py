@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gaternet.analysis.record import collect
 from gaternet.binarizers import GateForm
 from gaternet.data.image_set import ImageSet, make_image_set
 from gaternet.data.settings import DIGITS
 from gaternet.gater import Gater
-from gaternet.model import GaterNet
+from gaternet.local import Granularity, LocalGaterNet
+from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, normal, sample_keys
+from gaternet.rivals import RandomGates, SoftGates
 from gaternet.training.evaluation import evaluate
 from small_runs import PLAIN, cpu_plan, few_digits, tiny_backbone, tiny_gated
 
@@ -129,3 +132,42 @@ def test_forms_of_gates_take_part(form: GateForm, planted: GaterNet) -> None:
     assert found.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-4)
     assert found.gates is not None
     assert found.gates.mean_open == pytest.approx(gates.sum().item() / 90, rel=1e-4)
+
+
+@pytest.mark.parametrize("granularity", ["filters", "branches"])
+def test_local_gates_are_evaluated_in_one_pass(granularity: Granularity) -> None:
+    torch.manual_seed(0)
+    images, model = few_digits(90), LocalGaterNet(tiny_backbone(), granularity=granularity).eval()
+    with torch.no_grad():
+        logits, gates = model(scaled(images))
+    passes: list[int] = []
+    model.backbone.register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    found = evaluate(model, images, DIGITS, batch_size=40)
+    assert passes == [40, 40, 10]
+    assert found.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-4)
+    assert found.gates is not None
+    assert found.gates.mean_open == pytest.approx(gates.sum().item() / 90, rel=1e-4)
+
+
+def test_form_is_the_binarizers_own_unless_another_is_asked_for(planted: GaterNet) -> None:
+    images = few_digits(90)
+    hard = evaluate(planted, images, DIGITS, GateForm.HARD)
+    soft = evaluate(planted, images, DIGITS, GateForm.SOFT)
+    assert evaluate(planted, images, DIGITS) == hard != soft
+    planted.binarizer = SoftGates()
+    assert evaluate(planted, images, DIGITS) == soft
+    assert evaluate(planted, images, DIGITS, GateForm.HARD) == hard
+
+
+@pytest.mark.parametrize("kind", ["gater", "layers"])
+def test_random_gates_are_the_same_whenever_they_are_evaluated(kind: str) -> None:
+    torch.manual_seed(0)
+    images = few_digits(90)
+    model: GatedModel = tiny_gated() if kind == "gater" else LocalGaterNet(tiny_backbone())
+    model.binarizer = RandomGates(0.4)
+    found = evaluate(model, images, DIGITS, batch_size=40)
+    assert evaluate(model, images, DIGITS, batch_size=25).gates == found.gates
+    assert found.gates is not None
+    assert found.gates.mean_open == pytest.approx(8, abs=0.8)
+    record = collect(model, scaled(images).split(16))
+    assert record.gates().sum() == pytest.approx(found.gates.mean_open * 90)
