@@ -30,8 +30,6 @@ class DataConfig:
     shorter_side: int | None = None
     """Pixels that an image's shorter side is scaled to before the centre is cut out for evaluation;
     None: `image_size`."""
-    test_split: Literal["test", "validation"] = "test"
-    """The split that errors are reported on: ImageNet's own test labels are not public."""
 
     __pydantic_config__ = _STRICT
 
@@ -122,7 +120,6 @@ IMAGENET = DataConfig(
     title="ImageNet",
     held="disk",
     shorter_side=256,
-    test_split="validation",
 )
 
 IMAGENET_299 = replace(
