@@ -16,7 +16,8 @@ from gaternet.analysis.record import collect
 from gaternet.data.batches import normalised_batches
 from gaternet.data.sources import load
 from gaternet.model import GaterNet
-from gaternet.training.phases import Options, Sources, train_or_continue
+from gaternet.training.config import Sources
+from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import open_run
 

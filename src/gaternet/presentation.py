@@ -1,6 +1,7 @@
 """How results look in a terminal, or as JSON and nothing else."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.training.config import Recipe
+    from gaternet.training.run import Run
 
 SHOWN_CLASSES = 5
 
@@ -25,10 +27,13 @@ def recipe_list(recipes: Iterable["Recipe"]) -> None:
 
 
 def recipe_settings(recipe: "Recipe") -> None:
-    """Print every setting of a recipe as JSON."""
+    """Print every setting of a recipe and what it costs as JSON."""
+    from gaternet.recipes import describe_length
     from gaternet.training.config import recipe_to_dict
+    from gaternet.training.cost import cost
 
-    _print_json(recipe_to_dict(recipe))
+    costs = {"length": describe_length(recipe), **asdict(cost(recipe))}
+    _print_json(recipe_to_dict(recipe) | {"costs": costs})
 
 
 def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
@@ -44,7 +49,7 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
     table.add_row("cross entropy", f"{found.loss:.4f}")
     if found.gates:
         gates = found.gates
-        table.add_row("gates", f"{measured.gate_form}, threshold {measured.threshold:g}")
+        table.add_row("gates", f"{found.form}, threshold {measured.threshold:g}")
         table.add_row("always on", _share(gates.always_on, gates.total))
         table.add_row("always off", _share(gates.always_off, gates.total))
         table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
@@ -72,6 +77,16 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
+
+
+def imported(run: "Run") -> None:
+    """Print what a run that was not trained here holds, and how to measure it."""
+    result = run.result or {}
+    Console(markup=False, highlight=False).print(
+        f"{run.path}: {run.config.recipe.name}, {result['parameters'] / 1e6:.2f} M parameters, "
+        f"not measured yet: gaternet evaluate {shlex.quote(str(run.path))}",
+        soft_wrap=True,
+    )
 
 
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:
