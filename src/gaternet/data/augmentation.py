@@ -67,6 +67,8 @@ def crop(images: Tensor, offsets: Tensor, mirrored: Tensor, padding: int) -> Ten
     `offsets` (N, 2) int64 in [0, 2 · padding] are the crop's top and left; where `mirrored` (N,)
     bool holds, the crop is flipped left and right.
     """
+    if not padding:
+        return torch.where(mirrored[:, None, None, None], images.flip(3), images)
     height, width = images.shape[2:]
     padded = F.pad(images, (padding,) * 4).flatten(2)  # (N, C, padded pixels)
     rows = offsets[:, :1] + torch.arange(height, device=images.device)  # (N, H)
