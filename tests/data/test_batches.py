@@ -81,6 +81,16 @@ def test_evaluation_sees_every_image_once_in_order(batch_size: int, ranks: int) 
     assert torch.cat([batch.images for batch in batches])[:, 0, 1, 1].tolist() == list(range(23))
 
 
+@pytest.mark.parametrize("held_on", ["cpu", "meta"])
+def test_batches_come_to_the_device(held_on: str) -> None:
+    image_set, meta = numbered(23).to(held_on), Loading(torch.device("meta"))
+    batches = [
+        next(training_batches(image_set, order(), meta)),
+        next(evaluation_batches(image_set, NUMBERS, 4, meta)),
+    ]
+    assert {tensor.device.type for batch in batches for tensor in batch} == {"meta"}
+
+
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_a_batch_that_cannot_be_filled_is_refused(batch_size: int) -> None:
     with pytest.raises(ValueError, match="does not fit a set of 23 images"):

@@ -55,7 +55,8 @@ def training_batches(images: Images, order: Order, loading: Loading) -> Iterator
         raise ValueError(f"batch size {size} cannot be divided by {loading.ranks} ranks")
     augmentation = order.augmentation
     if isinstance(images, ImageSet):
-        batches = _from_memory(images.to(loading.device), _places(count, order, loading))
+        places = _places(count, order, loading)
+        batches = _from_memory(images.to(loading.device), places, loading.device)
     else:
         batches = _from_disk(images, order, loading)
         augmentation = replace(augmentation, smallest_area=0.0)  # cut while decoding
@@ -74,7 +75,8 @@ def evaluation_batches(
     image, where one is bad.
     """
     if isinstance(images, ImageSet):
-        yield from _from_memory(images, _share(len(images), loading).split(batch_size))
+        share = _share(len(images), loading).split(batch_size)
+        yield from _from_memory(images, share, loading.device)
         return
     decoder = Decoder(data, images.split, images.classes)
     if isinstance(images, HubStream):
@@ -109,11 +111,13 @@ def _share(count: int, loading: Loading) -> Tensor:
     return torch.arange(rank * count // ranks, (rank + 1) * count // ranks)
 
 
-def _from_memory(images: ImageSet, places: Iterable[Tensor]) -> Iterator[Batch]:
+def _from_memory(
+    images: ImageSet, places: Iterable[Tensor], device: torch.device
+) -> Iterator[Batch]:
     for index in places:
         index = index.to(images.images.device)
         pixels, labels = (x.index_select(0, index) for x in (images.images, images.labels))
-        yield Batch(index, pixels, labels)
+        yield Batch(*(x.to(device) for x in (index, pixels, labels)))
 
 
 def _from_disk(images: ImageFiles | HubStream, order: Order, loading: Loading) -> Iterator[Batch]:
