@@ -142,7 +142,7 @@ def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
     where = next(model.parameters()).device
     predictions = []
     for file in images:
-        pixels = fit_to(decode_image(file), data.image_size, data.channels)
+        pixels = fit_to(decode_image(file), data.image_size, data.channels, data.shorter_side)
         predictions.append(_predict(model, pixels[None].to(where), run, file))
     return predictions
 
