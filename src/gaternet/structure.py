@@ -43,6 +43,7 @@ def gated_nodes(graph: Graph) -> list[fx.Node]:
     ]
     parts = _parts_of_concatenations(graph, nodes)
     inner = {layer for added in sums for layer in branches.inner_layers(graph, added)}
+    inner |= {node for node in parts if _is_grouped_layer(graph, parts[node])}
     places = [_at_addition(graph, added) for added in sums if added.node not in inner]
     places += [_at_concatenation(graph, node, parts) for node in parts if node not in inner]
     if not places:
@@ -180,6 +181,14 @@ def _at_concatenation(graph: Graph, node: fx.Node, parts: Parts) -> Iterator[fx.
         return
     for part in joined:
         yield from _on_branch(graph, part, fork.union(*carried), required=False)
+
+
+def _is_grouped_layer(graph: Graph, joined: tuple[fx.Node, ...]) -> bool:
+    """Whether a concatenation is one grouped conv in parts (MixNet): one on each chunk."""
+    if not all(channels.is_filter(graph, part) for part in joined):
+        return False
+    whole = {channels.sliced_input(graph, graph.inputs(part)[0]) for part in joined}
+    return len(whole) == 1 and None not in whole
 
 
 def _shortcut_of(graph: Graph, addition: fx.Node) -> frozenset[fx.Node]:
