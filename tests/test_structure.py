@@ -210,7 +210,7 @@ def test_where_a_reshape_hides_the_channels_nothing_is_gated() -> None:
             x = x.permute(0, 2, 3, 1)
             return x + self.drop(self.linear(x.reshape(-1, 16, 4)).reshape(x.shape))
 
-    with pytest.raises(ValueError, match="name the gate points"):
+    with pytest.raises(ValueError, match=r"`1\.drop`: a reshape hides .*points=\['0'\]"):
         points_of(nn.Sequential(conv(3, 4), Windows()))
 
 

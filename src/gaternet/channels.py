@@ -60,6 +60,7 @@ _CONV_FUNCTIONS = frozenset(
     {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 )
 _CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
+_PARTITIONS = frozenset({"chunk", "split", "tensor_split"})
 
 # They hand on slices or sums of their input, its dimensions where they were.
 _SAME_LAYOUT = _CONCATENATIONS | _OFFSETS | {"getitem", "roll", "flip", "pad"}
@@ -98,9 +99,7 @@ def is_activation(graph: Graph, node: fx.Node) -> bool:
 
 def is_addition(graph: Graph, node: fx.Node) -> bool:
     """Whether a node adds two or more feature maps of its own shape."""
-    inputs, shape = graph.inputs(node), graph.shape(node) or ()
-    same = all(graph.shape(operand) == shape for operand in inputs)
-    return operation(node) == "add" and len(inputs) > 1 and len(shape) == 4 and same
+    return _is_sum(graph, node, rank=4)
 
 
 def is_concatenation(graph: Graph, node: fx.Node) -> bool:
@@ -112,7 +111,7 @@ def is_concatenation(graph: Graph, node: fx.Node) -> bool:
 
 def keeps_zero(graph: Graph, node: fx.Node) -> bool:
     """Whether a channel that is 0 before a node is 0 after it, whatever the weights are."""
-    module, name = graph.module(node), operation(node)
+    module, name, features = graph.module(node), operation(node), graph.inputs(node)
     if graph.is_identity(node) or isinstance(module, ZERO_KEEPING_MODULES):
         return True
     if name in ZERO_KEEPING_FUNCTIONS or _is_one_of(ZERO_KEEPING_ACTIVATIONS, graph, node):
@@ -126,7 +125,8 @@ def keeps_zero(graph: Graph, node: fx.Node) -> bool:
             node, 3, "value"
         )
     if name in _OFFSETS:  # sum() begins with 0
-        return all(isinstance(term, fx.Node) or term == 0 for term in node.args)
+        terms = (*node.args, node.kwargs.get("other", 0))
+        return all(term in features if isinstance(term, fx.Node) else term == 0 for term in terms)
     if name in _QUOTIENTS:
         return isinstance(node.args[0], fx.Node)
     return _is_fixed_depthwise(graph, node)
@@ -152,6 +152,25 @@ def channel_input(graph: Graph, node: fx.Node) -> fx.Node | None:
     return inputs[0] if channelwise and len(inputs) == 1 else None
 
 
+def sliced_input(graph: Graph, node: fx.Node) -> fx.Node | None:
+    """The feature map (N, C, H, W) of which a node is a range of channels: x[:, :8], a chunk."""
+    if operation(node) != "getitem" or len(graph.shape(node) or ()) != 4:
+        return None
+    source, index = next(iter(graph.inputs(node)), None), node.args[1]
+    if source is not None and operation(source) in _PARTITIONS:
+        along = _argument(source, 2, "dim", 0)
+        return graph.inputs(source)[0] if along in (1, -3) else None
+    if not isinstance(index, tuple) or len(index) < 2:
+        return None
+    others = (*index[:1], *index[2:])
+    return source if all(part == slice(None) for part in others) else None
+
+
+def is_token_sum(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node adds two or more sequences of tokens (N, L, C) of its own shape."""
+    return _is_sum(graph, node, rank=3)
+
+
 def channel_dim(graph: Graph, node: fx.Node) -> int | None:
     """Where the channels of a node are: 1 in (N, C, H, W), 3 in (N, H, W, C); None if unknown.
 
@@ -164,6 +183,12 @@ def channel_dim(graph: Graph, node: fx.Node) -> int | None:
     while path and dim is not None:
         dim = _permuted(graph, path.pop(), dim)
     return dim
+
+
+def _is_sum(graph: Graph, node: fx.Node, rank: int) -> bool:
+    inputs, shape = graph.inputs(node), graph.shape(node) or ()
+    same = all(graph.shape(operand) == shape for operand in inputs)
+    return operation(node) == "add" and len(inputs) > 1 and len(shape) == rank and same
 
 
 def _layout_source(graph: Graph, node: fx.Node) -> fx.Node | None:

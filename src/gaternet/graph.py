@@ -147,13 +147,13 @@ def _annotate(operations: torch.fx.Graph, skeleton: nn.Module) -> None:
         facts: Facts = node.meta.setdefault("facts", Facts(None, ""))
         given = node.all_input_nodes
         holds_tensor = _holds_tensor(facts.value)
-        from_images = node.op == "placeholder" or any(n.meta["from_images"] for n in given)
+        # Not what is made from sizes alone, as positional encodings are.
+        from_images = node.op == "placeholder" or any(n.meta["is_feature"] for n in given)
         is_learned = node.op in ("get_attr", "call_module") and node.target in learned
         node.meta |= {
             "order": order,
             "shape": tuple(facts.value.shape) if isinstance(facts.value, Tensor) else None,
             "holds_tensor": holds_tensor,
-            "from_images": from_images,
             "is_feature": holds_tensor and from_images,
             "is_learned": is_learned or any(n.meta["is_learned"] for n in given),
             "ancestors": reduce(operator.or_, (n.meta["ancestors"] for n in given), 1 << order),

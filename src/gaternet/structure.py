@@ -4,38 +4,61 @@
                     the operand with the fewest convs is the shortcut, it is not gated;
                     single convs side by side are one layer in parts: their sum
     concatenation   with its own input: the new channels, except where that input is not yet a
-                    concatenation (DenseNet); any other: its output (Inception)
+                    concatenation (DenseNet); with a sum: its other new channels (DPN);
+                    inside a residual branch: nothing, it is an inner layer (Inception-ResNet);
+                    any other: its output (Inception)
     plain chain     every conv, after its norm and activation (VGG)
 
-These are the filters that the paper gates, in its counts (Tables 1 to 3).
+These are the filters that the paper gates, in its counts (Tables 1 to 3). What computes the scale
+of a product (squeeze-and-excitation) is not looked at. A branch whose filters cannot be gated, such
+as attention over tokens, is refused: half a rule would pass for the whole.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
 from torch import fx
 
-from gaternet import channels
+from gaternet import branches, channels
+from gaternet.branches import Sum, channel_path
 from gaternet.graph import Graph
+
+Parts = dict[fx.Node, tuple[fx.Node, ...]]
+
+
+class _NoPlaceError(Exception):
+    """Why the filters of a branch cannot be gated."""
 
 
 def gated_nodes(graph: Graph) -> list[fx.Node]:
     """The nodes (N, C, H, W) to gate, in their order of execution; see the module's rule.
 
-    Raises ValueError for a residual branch whose filters no submodule hands out.
+    Raises ValueError for residual branches whose filters no submodule hands out as (N, C, H, W).
     """
-    nodes = list(graph.fx.nodes)
-    additions = [node for node in nodes if channels.is_addition(graph, node)]
-    concatenations = [node for node in nodes if channels.is_concatenation(graph, node)]
+    nodes = _without_scales(graph)
+    sums = [
+        branches.sum_at(graph, node)
+        for node in nodes
+        if channels.is_addition(graph, node) and not branches.is_part_of_sum(graph, node)
+    ]
+    parts = _parts_of_concatenations(graph, nodes)
+    inner = {layer for added in sums for layer in branches.inner_layers(graph, added)}
+    inner |= {node for node in parts if _is_grouped_layer(graph, parts[node])}
+    places = [_at_addition(graph, added) for added in sums if added.node not in inner]
+    places += [_at_concatenation(graph, node, parts) for node in parts if node not in inner]
+    if not places:
+        places = [_along_chain(graph, nodes)]
     gated: set[fx.Node] = set()
-    for node in additions:
-        if not _is_part_of_sum(graph, node):
-            gated.update(_at_addition(graph, node))
-    gated.update(_at_concatenations(graph, concatenations))
-    if not additions and not concatenations:
-        gated.update(_along_chain(graph, nodes))
-    return sorted(gated, key=graph.order)
+    reasons = _token_branches(graph, nodes)
+    for found in places:
+        try:
+            gated.update(found)
+        except _NoPlaceError as error:
+            reasons.append(str(error))
+    ordered = sorted(gated, key=graph.order)
+    if reasons:
+        raise ValueError(_refuse(graph, reasons, ordered))
+    return ordered
 
 
 def refusal(graph: Graph, node: fx.Node) -> str | None:
@@ -65,89 +88,56 @@ def _usable(graph: Graph, node: fx.Node) -> bool:
     return named and channels.channel_dim(graph, node) == 1
 
 
-def _at_addition(graph: Graph, addition: fx.Node) -> Iterator[fx.Node]:
-    operands = _operands(graph, addition)
-    common = graph.common_ancestors(operands)
-    filters = [_filters_since(graph, operand, common) for operand in operands]
-    if _is_one_layer(graph, operands, filters):
-        place = _after(graph, addition)
+def _without_scales(graph: Graph) -> list[fx.Node]:
+    products = [node for node in graph.fx.nodes if len(graph.inputs(node)) > 1]
+    aside = {node for product in products for node in branches.scales(graph, product)}
+    return [node for node in graph.fx.nodes if node not in aside]
+
+
+def _at_addition(graph: Graph, added: Sum) -> Iterator[fx.Node]:
+    if _is_one_layer(graph, added):
+        place = _after(graph, added.node)
         if place is not None:
             yield place
             return
-    shortcut = min(filters) if filters.count(min(filters)) == 1 else None
-    for operand, count in zip(operands, filters, strict=True):
-        if count != shortcut:
-            yield from _on_branch(graph, operand, common, required=shortcut is not None)
+    for branch in added.branches:
+        yield from _on_branch(graph, branch, added.fork, required=added.shortcut is not None)
 
 
-def _operands(graph: Graph, addition: fx.Node) -> list[fx.Node]:
-    """What is added, a + (b + c) taken as one sum."""
-    operands = []
-    for operand in graph.inputs(addition):
-        nested = channels.is_addition(graph, operand) and len(graph.readers(operand)) == 1
-        operands += _operands(graph, operand) if nested else [operand]
-    return operands
-
-
-def _is_part_of_sum(graph: Graph, addition: fx.Node) -> bool:
-    readers = graph.readers(addition)
-    return len(readers) == 1 and channels.is_addition(graph, readers[0])
-
-
-def _is_one_layer(graph: Graph, operands: list[fx.Node], filters: list[int]) -> bool:
+def _is_one_layer(graph: Graph, added: Sum) -> bool:
     """Whether a sum is one layer in parts (RepVGG): single convs side by side on one input."""
+    filters = [branches.filters_since(graph, operand, added.fork) for operand in added.operands]
     if max(filters) != 1 or filters.count(1) < 2:
         return False
-    parts = [operand for operand, count in zip(operands, filters, strict=True) if count]
-    origins = [_channel_path(graph, part)[0] for part in parts]
+    parts = [operand for operand, count in zip(added.operands, filters, strict=True) if count]
+    origins = [channel_path(graph, part)[0] for part in parts]
     read = {given for origin in origins for given in graph.inputs(origin)}
     return len(read) == 1 and all(channels.is_filter(graph, origin) for origin in origins)
 
 
-def _filters_since(graph: Graph, node: fx.Node, common: frozenset[fx.Node]) -> int:
-    """The fewest filters (convs, linear layers) between a node and the common ancestors."""
-    queue, seen = deque([(node, 0)]), set()
-    while queue:
-        node, count = queue.popleft()
-        if node in common:
-            return count
-        if node in seen:
-            continue
-        seen.add(node)
-        is_filter = channels.is_filter(graph, node)
-        for given in graph.inputs(node):
-            # A shortest path with steps of 0 and 1: zero steps are taken first.
-            (queue.append if is_filter else queue.appendleft)((given, count + is_filter))
-    raise AssertionError("every node is computed from the images")
-
-
-def _channel_path(graph: Graph, node: fx.Node) -> list[fx.Node]:
-    """From where the channels of a node were made (at best a filter) up to the node."""
-    path = [node]
-    while (before := channels.channel_input(graph, path[0])) is not None:
-        path.insert(0, before)
-    return path
-
-
 def _on_branch(
-    graph: Graph, operand: fx.Node, common: frozenset[fx.Node], required: bool
+    graph: Graph, operand: fx.Node, fork: frozenset[fx.Node], required: bool
 ) -> Iterator[fx.Node]:
     """The first place of a branch from which on a closed channel stays exactly zero."""
-    path = _channel_path(graph, operand)
+    path = channel_path(graph, operand)
     # An inner sum has gates on its own branches; what is older than the fork is no branch.
-    if channels.is_addition(graph, path[0]) or path[0] in common:
+    if channels.is_addition(graph, path[0]) or path[0] in fork:
         return
-    mapping = [i for i, node in enumerate(path) if i and not channels.keeps_zero(graph, node)]
+    mapping = [i for i, node in enumerate(path) if i and not _keeps_zero(graph, node)]
     places = path[max(mapping, default=0) :]
     place = next((node for node in places if _usable(graph, node)), None)
     if place is not None:
         yield place
-    elif required and channels.is_filter(graph, path[0]):
+    elif channels.is_concatenation(graph, path[0]):
+        for part in graph.inputs(path[0]):
+            yield from _on_branch(graph, part, fork, required)
+    elif required and branches.filters_since(graph, operand, fork):
         reasons = "; ".join(_why_not(graph, node) for node in places)
-        raise ValueError(
-            f"the branch that ends in {_describe(graph, places[0])} cannot be gated: {reasons}. "
-            "Name the gate points yourself"
-        )
+        raise _NoPlaceError(f"a residual branch ends without a place for a gate: {reasons}")
+
+
+def _keeps_zero(graph: Graph, node: fx.Node) -> bool:
+    return channels.keeps_zero(graph, node) or channels.sliced_input(graph, node) is not None
 
 
 def _after(graph: Graph, node: fx.Node) -> fx.Node | None:
@@ -157,32 +147,57 @@ def _after(graph: Graph, node: fx.Node) -> fx.Node | None:
         if len(readers) != 1 or readers[0].op == "output":
             return None
         reader = readers[0]
-        if not channels.keeps_zero(graph, reader):
-            return None
-        if channels.channel_input(graph, reader) is not node:
+        if not _keeps_zero(graph, reader) or branches.source(graph, reader) is not node:
             return None
         node = reader
     return node
 
 
-def _at_concatenations(graph: Graph, concatenations: list[fx.Node]) -> Iterator[fx.Node]:
-    parts: dict[fx.Node, tuple[fx.Node, ...]] = {}
-    for node in concatenations:
-        given = [part for operand in graph.inputs(node) for part in parts.get(operand, (operand,))]
-        parts[node] = tuple(given)
-    for node in concatenations:
-        if len(parts[node]) == 1 or all(reader in parts for reader in graph.readers(node)):
-            continue
-        grown = _grown(graph, node, parts)
-        if grown is None:
-            yield from _at_concatenation(graph, node, parts[node])
-        elif len(parts[node]) > 2:
-            yield from _on_branch(graph, grown, graph.common_ancestors(parts[node]), required=True)
+def _parts_of_concatenations(graph: Graph, nodes: list[fx.Node]) -> Parts:
+    """The concatenations, and what each joins: cat(cat(a, b), c) has three parts."""
+    parts: Parts = {}
+    for node in nodes:
+        if channels.is_concatenation(graph, node):
+            given = (parts.get(operand, (operand,)) for operand in graph.inputs(node))
+            parts[node] = tuple(part for several in given for part in several)
+    return parts
 
 
-def _grown(
-    graph: Graph, node: fx.Node, parts: dict[fx.Node, tuple[fx.Node, ...]]
-) -> fx.Node | None:
+def _at_concatenation(graph: Graph, node: fx.Node, parts: Parts) -> Iterator[fx.Node]:
+    joined = parts[node]
+    if len(joined) == 1 or all(reader in parts for reader in graph.readers(node)):
+        return
+    fork = graph.common_ancestors(joined)
+    grown = _grown(graph, node, parts)
+    if grown is not None:
+        if len(joined) > 2:
+            yield from _on_branch(graph, grown, fork, required=True)
+        return
+    # With a sum among them the output carries the shortcut, which is not gated.
+    carried = [_shortcut_of(graph, part) for part in joined if channels.is_addition(graph, part)]
+    place = None if carried else _after(graph, node)
+    if place is not None:
+        yield place
+        return
+    for part in joined:
+        yield from _on_branch(graph, part, fork.union(*carried), required=False)
+
+
+def _is_grouped_layer(graph: Graph, joined: tuple[fx.Node, ...]) -> bool:
+    """Whether a concatenation is one grouped conv in parts (MixNet): one on each chunk."""
+    if not all(channels.is_filter(graph, part) for part in joined):
+        return False
+    whole = {channels.sliced_input(graph, graph.inputs(part)[0]) for part in joined}
+    return len(whole) == 1 and None not in whole
+
+
+def _shortcut_of(graph: Graph, addition: fx.Node) -> frozenset[fx.Node]:
+    """What the shortcut of a sum is computed from, the shortcut too."""
+    shortcut = branches.sum_at(graph, addition).shortcut
+    return frozenset() if shortcut is None else graph.common_ancestors([shortcut])
+
+
+def _grown(graph: Graph, node: fx.Node, parts: Parts) -> fx.Node | None:
     """The part that is computed from all the other parts: the new channels of a dense layer."""
     for new in reversed(parts[node]):
         rest = frozenset(parts[node]) - {new}
@@ -191,16 +206,6 @@ def _grown(
         if any(frozenset(parts[old]) == rest and graph.precedes(old, new) for old in parts):
             return new
     return None
-
-
-def _at_concatenation(graph: Graph, node: fx.Node, parts: tuple[fx.Node, ...]) -> Iterator[fx.Node]:
-    place = _after(graph, node)
-    if place is not None:
-        yield place
-        return
-    common = graph.common_ancestors(parts)
-    for part in parts:
-        yield from _on_branch(graph, part, common, required=False)
 
 
 def _along_chain(graph: Graph, nodes: list[fx.Node]) -> Iterator[fx.Node]:
@@ -228,15 +233,43 @@ def _norm_and_activation(graph: Graph, conv: fx.Node) -> Iterator[fx.Node]:
         readers = graph.readers(reader)
 
 
+def _token_branches(graph: Graph, nodes: list[fx.Node]) -> list[str]:
+    """Why residual branches over tokens cannot be gated, one reason each."""
+    reasons = []
+    for node in nodes:
+        if channels.is_token_sum(graph, node):
+            added = branches.sum_at(graph, node)
+            filters = [branches.filters_since(graph, o, added.fork) for o in added.operands]
+            if added.shortcut in added.fork and any(filters):
+                reasons.append(
+                    f"{_describe(graph, node)} adds a branch to tokens {graph.shape(node)}, "
+                    "not to feature maps (N, C, H, W)"
+                )
+    return reasons
+
+
+def _refuse(graph: Graph, reasons: list[str], elsewhere: list[fx.Node]) -> str:
+    more = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
+    filters = [node for node in graph.fx.nodes if channels.is_filter(graph, node)]
+    nodes = elsewhere or [node for node in filters if _usable(graph, node)]
+    names = ", ".join(repr(name_of(graph, node)) for node in nodes[:3])
+    shown = f"[{names}, …]" if len(nodes) > 3 else f"[{names}]"
+    found = f" ({len(nodes)} that the rule finds elsewhere)" if elsewhere else ""
+    return (
+        f"{reasons[0]}{more}. Name the gate points yourself, in a list or by a function of their "
+        f"names; possible are points={shown}{found}"
+    )
+
+
 def _why_not(graph: Graph, node: fx.Node) -> str:
     reason = refusal(graph, node)
-    if reason is None:
-        names = graph.names(node)
-        reason = (
-            f"`{names[0]}` is called {len(graph.outputs[names[0]])} times"
-            if names
-            else "it is no submodule's output"
-        )
+    calls = [len(graph.outputs[name]) for name in graph.names(node)]
+    if reason is None and not calls:
+        reason = "it is no submodule's output"
+    elif reason is None and calls[0] > 1:
+        reason = f"it is called {calls[0]} times"
+    elif reason is None:
+        reason = "a reshape hides which dimension its channels are"
     return f"{_describe(graph, node)}: {reason}"
 
 

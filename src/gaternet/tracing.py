@@ -76,9 +76,15 @@ class _Proxy(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         # A method is recorded when it is called; any other attribute has a value at once.
-        if callable(getattr(self.value, name)):
+        value = getattr(self.value, name)
+        if callable(value):
             return Attribute(self, name)
+        if isinstance(value, str):  # x.device.type, which Python itself needs
+            return value
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError("a trace does not record that a part of a tensor is assigned to")
 
     def __len__(self) -> int:
         return len(self.value)
