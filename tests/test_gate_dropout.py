@@ -9,7 +9,7 @@ from scipy import stats
 from gaternet.gate_dropout import GateDropout, gate_dropout
 from gaternet.randomness import Purpose, sample_keys
 
-KEYS = sample_keys(0, Purpose.SEMHASH, 0, torch.arange(4000))
+KEYS = sample_keys(0, Purpose.NETWORK, 0, torch.arange(4000))
 
 
 def dropping(rate: float) -> GateDropout:

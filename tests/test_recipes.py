@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -184,7 +185,7 @@ def test_control_trains_the_plain_backbone_on_for_as_long(name: str) -> None:
         assert getattr(control, setting) == getattr(gated, setting)
 
 
-VARIED = {
+VARIED: dict[str, dict[str, Any]] = {
     "local": {"decides": "layers", "gater": None},
     "soft": {"binarizer": "soft", "anneal_from": 1.0, "anneal_until": 1.0},
     "random": {

@@ -26,7 +26,7 @@ from gaternet.rivals import (
 
 X = torch.linspace(-5, 5, 2001, dtype=torch.float64)[None]  # (1, 2001)
 SHIFT = 0.7 * torch.ones_like(X)
-KEYS = sample_keys(3, Purpose.SEMHASH, 1, torch.arange(4000))
+KEYS = sample_keys(3, Purpose.NETWORK, 1, torch.arange(4000))
 NAMES = sorted(BINARIZERS)
 
 

@@ -56,6 +56,8 @@ class GatedModel(nn.Module, ABC):
     and so the L1 term, are those before it.
     """
 
+    takes_keys = True
+
     def __init__(
         self, backbone: nn.Module, points: tuple[GatePoint, ...], binarizer: Binarizer | None
     ) -> None:

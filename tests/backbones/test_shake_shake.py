@@ -96,7 +96,7 @@ def test_draws_follow_from_the_key_alone() -> None:
 
 def test_coefficients_are_uniform_independent_and_not_another_s_draws() -> None:
     model = ShakeShake(2)
-    keys = randomness.sample_keys(0, randomness.Purpose.SEMHASH, 0, torch.arange(4000))
+    keys = randomness.sample_keys(0, randomness.Purpose.NETWORK, 0, torch.arange(4000))
     draws = model._draw(torch.empty(4000, 3, 8, 8), keys)
     assert draws.shape == (4000, 2 * 12)
     assert (draws.min() >= 0, draws.max() < 1) == (True, True)

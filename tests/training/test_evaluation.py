@@ -142,7 +142,7 @@ def test_local_gates_are_evaluated_in_one_pass(granularity: Granularity) -> None
         logits, gates = model(scaled(images))
     passes: list[int] = []
     model.backbone.register_forward_hook(lambda module, args, output: passes.append(len(output)))
-    found = evaluate(model, images, DIGITS, batch_size=40)
+    found = evaluate(model, images, DIGITS, CPU, batch_size=40)
     assert passes == [40, 40, 10]
     assert found.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-4)
     assert found.gates is not None
@@ -151,12 +151,12 @@ def test_local_gates_are_evaluated_in_one_pass(granularity: Granularity) -> None
 
 def test_form_is_the_binarizers_own_unless_another_is_asked_for(planted: GaterNet) -> None:
     images = few_digits(90)
-    hard = evaluate(planted, images, DIGITS, GateForm.HARD)
-    soft = evaluate(planted, images, DIGITS, GateForm.SOFT)
-    assert evaluate(planted, images, DIGITS) == hard != soft
+    hard = evaluate(planted, images, DIGITS, CPU, GateForm.HARD)
+    soft = evaluate(planted, images, DIGITS, CPU, GateForm.SOFT)
+    assert evaluate(planted, images, DIGITS, CPU) == hard != soft
     planted.binarizer = SoftGates()
-    assert evaluate(planted, images, DIGITS) == soft
-    assert evaluate(planted, images, DIGITS, GateForm.HARD) == hard
+    assert evaluate(planted, images, DIGITS, CPU) == soft
+    assert evaluate(planted, images, DIGITS, CPU, GateForm.HARD) == hard
 
 
 @pytest.mark.parametrize("kind", ["gater", "layers"])
@@ -165,8 +165,8 @@ def test_random_gates_are_the_same_whenever_they_are_evaluated(kind: str) -> Non
     images = few_digits(90)
     model: GatedModel = tiny_gated() if kind == "gater" else LocalGaterNet(tiny_backbone())
     model.binarizer = RandomGates(0.4)
-    found = evaluate(model, images, DIGITS, batch_size=40)
-    assert evaluate(model, images, DIGITS, batch_size=25).gates == found.gates
+    found = evaluate(model, images, DIGITS, CPU, batch_size=40)
+    assert evaluate(model, images, DIGITS, CPU, batch_size=25).gates == found.gates
     assert found.gates is not None
     assert found.gates.mean_open == pytest.approx(8, abs=0.8)
     record = collect(model, scaled(images).split(16))

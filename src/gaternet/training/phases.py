@@ -11,6 +11,7 @@ from rich.console import Console
 from gaternet.data.batches import Images
 from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
+from gaternet.data.streams import HubStream
 from gaternet.errors import UserError
 from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe, Sources, recipe_to_dict
@@ -191,6 +192,8 @@ def _split(recipe: Recipe, images: Images) -> tuple[Images, Probe]:
         kept, held = split_validation(images, recipe.validation, VALIDATION_SEED)
         return kept, Probe(held, "validation")
     sample = max(1, min(PROBE_IMAGES, len(images) // 5))
+    if isinstance(images, HubStream):
+        return images, Probe(images.sample(sample, recipe.data), "training sample")
     _, seen = split_validation(images, sample, VALIDATION_SEED)
     return images, Probe(seen, "training sample")
 
