@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gaternet import randomness
+from gaternet.backbones import shake_shake
 from gaternet.backbones.shake_shake import (
     Coefficients,
     ShakeShake,
@@ -96,7 +97,7 @@ def test_draws_follow_from_the_key_alone() -> None:
 
 def test_coefficients_are_uniform_independent_and_not_another_s_draws() -> None:
     model = ShakeShake(2)
-    keys = randomness.sample_keys(0, randomness.Purpose.SEMHASH, 0, torch.arange(4000))
+    keys = randomness.sample_keys(0, randomness.Purpose.NETWORK, 0, torch.arange(4000))
     draws = model._draw(torch.empty(4000, 3, 8, 8), keys)
     assert draws.shape == (4000, 2 * 12)
     assert (draws.min() >= 0, draws.max() < 1) == (True, True)
@@ -125,7 +126,8 @@ def test_training_mixes_by_the_drawn_coefficients_block_by_block(
     torch.testing.assert_close(model(images), model.fc(x.relu().mean(dim=(2, 3))))
 
 
-def test_compiles_whole_with_the_same_gradients() -> None:
+def test_compiles_whole_with_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shake_shake, "BLOCKS", 1)  # a quarter of the time
     torch.manual_seed(0)
     model = ShakeShake(2)
     images, keys = torch.randn(4, 3, 8, 8), torch.arange(4)
