@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+import fsspec.asyn  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -114,6 +115,8 @@ class StreamParts(IterableDataset[Part]):
     def __iter__(self) -> Iterator[Part]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker:
+            fsspec.asyn.reset_lock()  # a forked process must not wait for its parent's threads
         # Ranks first: no rank is without shards while another has two.
         unit, units = number * self.ranks + self.rank, workers * self.ranks
         rows = enumerate(self._rows(number, workers))
