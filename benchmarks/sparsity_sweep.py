@@ -15,9 +15,11 @@ import tyro
 
 from gaternet import recipes
 from gaternet.training.compute import choose_device
-from gaternet.training.phases import Options, Sources, pretraining, train_or_continue
+from gaternet.training.config import Sources
+from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import Run
+from gaternet.training.starting import pretraining
 from report import publish
 
 

@@ -22,9 +22,20 @@ def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cifar10_dir() -> Path:
-    """CIFAR-10 as parquet files, from $GATERNET_TEST_DATA or shared/data beside the repository."""
+    """CIFAR-10 as parquet files."""
+    return real_images("cifar10")
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample() -> Path:
+    """A photograph for each of ImageNet's 1,000 classes, in folders by class."""
+    return real_images("imagenet-sample")
+
+
+def real_images(name: str) -> Path:
+    """Return a folder of $GATERNET_TEST_DATA or of shared/data beside the repository."""
     beside = Path(__file__).parents[2] / "shared" / "data"
-    path = Path(os.environ.get("GATERNET_TEST_DATA", beside)) / "cifar10"
+    path = Path(os.environ.get("GATERNET_TEST_DATA", beside)) / name
     if not path.is_dir():
-        pytest.skip("no CIFAR-10: set GATERNET_TEST_DATA to the folder that holds cifar10")
+        pytest.skip(f"no {name}: set GATERNET_TEST_DATA to the folder that holds it")
     return path

@@ -19,6 +19,7 @@ from gaternet.gater import Gater
 from gaternet.model import GaterNet
 from gaternet.training.compute import ComputePlan, plan
 from gaternet.training.config import Compute, Recipe
+from gaternet.training.phases import Options
 from gaternet.training.run import Run, RunConfig, create_run
 
 EAGER = Compute(precision="float32", compile="off", channels_last=False)
@@ -43,6 +44,10 @@ def quiet() -> Console:
 def shown(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def on_cpu(console: Console | None = None) -> Options:
+    return Options("cpu", console=console or quiet())
 
 
 def few_digits(count: int = 160, split: str = "train") -> ImageSet:

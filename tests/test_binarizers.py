@@ -88,7 +88,7 @@ def test_evaluation_is_deterministic_hard_and_moves_with_the_threshold() -> None
 def test_training_draws_standard_noise_and_a_branch_for_each_sample(keyed: bool) -> None:
     torch.manual_seed(0)
     samples, count = 4000, 60
-    keys = sample_keys(3, Purpose.SEMHASH, 1, torch.arange(samples)) if keyed else None
+    keys = sample_keys(3, Purpose.NETWORK, 1, torch.arange(samples)) if keyed else None
     gates = ImprovedSemHash()(torch.full((samples, count), 0.3), keys).double().numpy()
     binary = (gates == 0.0) | (gates == 1.0)
     took_hard = binary.all(axis=1)
@@ -105,7 +105,7 @@ def test_training_draws_standard_noise_and_a_branch_for_each_sample(keyed: bool)
 
 
 def test_branch_is_independent_of_the_noise() -> None:
-    keys = sample_keys(0, Purpose.SEMHASH, 0, torch.arange(6000))
+    keys = sample_keys(0, Purpose.NETWORK, 0, torch.arange(6000))
     gates = ImprovedSemHash()(torch.zeros(6000, 8), keys)
     took_hard = ((gates == 0) | (gates == 1)).all(dim=1)
     opened = (gates >= 0.5).float()
@@ -116,7 +116,7 @@ def test_branch_is_independent_of_the_noise() -> None:
 def test_keyed_draws_belong_to_the_sample_not_to_the_batch() -> None:
     binarizer = ImprovedSemHash()
     logits = torch.randn(64, 10)
-    keys = sample_keys(0, Purpose.SEMHASH, 0, torch.arange(64))
+    keys = sample_keys(0, Purpose.NETWORK, 0, torch.arange(64))
     whole = binarizer(logits, keys)
     order = torch.randperm(64)[:20]
     torch.testing.assert_close(binarizer(logits[order], keys[order]), whole[order])
@@ -144,7 +144,7 @@ def test_forms_of_evaluation() -> None:
     logits = torch.randn(500, 40)
     assert torch.equal(binarizer.evaluate(logits), binarizer(logits))
     assert torch.equal(binarizer.evaluate(logits, GateForm.SOFT), saturating_sigmoid(logits + 0.5))
-    keys = sample_keys(0, Purpose.SEMHASH, 0, torch.arange(500))
+    keys = sample_keys(0, Purpose.NETWORK, 0, torch.arange(500))
     noisy = binarizer.evaluate(torch.zeros(500, 40), GateForm.NOISY, keys)
     assert set(noisy.unique().tolist()) == {0.0, 1.0}
     assert noisy.mean().item() == pytest.approx(stats.norm.cdf(0.5), abs=0.02)

@@ -17,7 +17,9 @@ from gaternet import checkpoint
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.errors import UserError
 from gaternet.gater import Gater
+from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GaterNet
+from gaternet.rivals import GumbelSigmoid, RandomGates, SoftGates, make_binarizer
 from small_runs import sign_again, tree
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -63,6 +65,66 @@ def test_gated_network_round_trip_keeps_points_threshold_and_gater(tmp_path: Pat
     assert not loaded.gater.batch_norm
     for ours, theirs in zip(loaded(IMAGES), model(IMAGES), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("granularity", ["filters", "branches"])
+def test_local_gates_round_trip(granularity: Granularity, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LocalGaterNet(
+        CifarResNet(8, classes=7),
+        ["stage2.block1.bn2", "stage3.block1.bn2"],
+        granularity,
+        bottleneck=4,
+        batch_norm=False,
+        opening_bias=0.5,
+        binarizer=GumbelSigmoid(threshold=-0.25, temperature=0.5),
+    ).eval()
+    gaternet.save(model, tmp_path / "model")
+    loaded = gaternet.load(tmp_path / "model")
+    assert isinstance(loaded, LocalGaterNet)
+    assert loaded.points == model.points
+    assert isinstance(loaded.binarizer, GumbelSigmoid)
+    assert (loaded.binarizer.threshold, loaded.binarizer.temperature) == (-0.25, 0.5)
+    for ours, theirs in zip(loaded(IMAGES), model(IMAGES), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["straight-through", "hard-concrete", "soft", "random"])
+def test_binarizer_is_saved_by_name(name: str, tmp_path: Path) -> None:
+    model = gated()
+    model.binarizer = make_binarizer(name, 0.3 if name == "random" else None).eval()
+    gaternet.save(model, tmp_path / "model")
+    loaded = gaternet.load(tmp_path / "model")
+    assert isinstance(loaded, GaterNet)
+    assert type(loaded.binarizer) is type(model.binarizer)
+    if isinstance(loaded.binarizer, RandomGates):
+        assert loaded.binarizer.rate == 0.3
+    keys = torch.arange(3)
+    for ours, theirs in zip(loaded(IMAGES, keys=keys), model(IMAGES, keys=keys), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_binarizer_without_a_name_is_refused(tmp_path: Path) -> None:
+    class Own(SoftGates):
+        pass
+
+    model = gated()
+    model.binarizer = Own()
+    with pytest.raises(UserError, match="binarizer Own has no name here"):
+        gaternet.save(model, tmp_path / "model")
+
+
+def test_model_saved_before_there_were_rivals_loads(tmp_path: Path) -> None:
+    model = gated()
+    gaternet.save(model, tmp_path / "model")
+    file = tmp_path / "model" / "model.json"
+    values = json.loads(file.read_text())
+    del values["local"], values["binarizer"]
+    file.write_text(json.dumps(values))
+    sign_again(tmp_path / "model")
+    loaded = gaternet.load(tmp_path / "model")
+    assert isinstance(loaded, GaterNet)
+    assert torch.equal(loaded(IMAGES).logits, model(IMAGES).logits)
 
 
 def test_timm_network_round_trip(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gaternet.losses import gate_sparsity, gated_cross_entropy
+from gaternet.losses import gate_sparsity, gated_cross_entropy, rate_loss
 
 
 def test_equals_a_loop_over_samples() -> None:
@@ -43,3 +43,26 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
     assert loss.dtype == torch.float32
     expected = gated_cross_entropy(logits.double(), torch.zeros(8, 1), labels, sparsity=0.0)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_rate_loss_equals_a_loop_over_gates() -> None:
+    gates = torch.rand(6, 5).round()
+    total = 0.0
+    for gate in range(5):
+        opened = sum(gates[sample, gate].item() for sample in range(6)) / 6
+        total += (opened - 0.7) ** 2
+    assert rate_loss(gates, 0.7).item() == pytest.approx(total / 5)
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
+    without = gated_cross_entropy(logits, gates, labels, sparsity=0.2)
+    with_it = gated_cross_entropy(logits, gates, labels, sparsity=0.2, target_rate=0.7)
+    assert (with_it - without).item() == pytest.approx(total / 5, rel=1e-4)
+
+
+def test_rate_loss_is_about_every_gate_not_their_mean() -> None:
+    half_on = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    loss = rate_loss(half_on, 0.5)
+    assert loss.item() == pytest.approx(0.25)
+    loss.backward()
+    # d/dg of ((mean − t)²) / c is 2·(mean − t) / (N·c).
+    assert half_on.grad is not None
+    assert torch.equal(half_on.grad, torch.tensor([[0.25, -0.25], [0.25, -0.25]]))

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from gaternet.backbones.resnet_cifar import BasicBlock, CifarResNet
+from gaternet.binarizers import GateForm
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
 from gaternet.losses import gated_cross_entropy
@@ -259,6 +260,56 @@ def test_batch_statistics_include_closed_samples(model: GaterNet, images: Tensor
     assert expected["running_mean"].any()
     for name, value in unit(model.backbone, 1).bn2.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+# Dropout on the gates, backbones that draw
+
+
+def test_dropout_comes_after_the_gates_that_the_penalty_sees(
+    model: GaterNet, images: Tensor
+) -> None:
+    before = copy.deepcopy(model)(images, keys=KEYS)
+    seen = []
+    model.dropout.register_forward_hook(lambda module, args, output: seen.append(output))
+    model.dropout.set_rate(0.5)
+    logits, gates = copy.deepcopy(model)(images, keys=KEYS)
+    assert torch.equal(gates, before.gates)
+    (used,) = seen
+    assert ((used == 0) | (used == 2 * gates)).all()
+    assert not torch.equal(used, 2 * gates)
+    assert torch.equal(logits, copy.deepcopy(model)(images, gates=used).logits)
+    assert len(seen) == 1  # given gates are not dropped
+    model.eval()
+    assert torch.equal(model(images).logits, model(images, gates=model(images).gates).logits)
+
+
+class Drawing(CifarResNet):
+    """A backbone that draws for each sample itself."""
+
+    takes_keys = True
+
+    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        logits = super().forward(images)
+        return logits if keys is None else logits + keys[:, None]
+
+
+def test_keys_reach_a_backbone_that_draws(images: Tensor) -> None:
+    model = GaterNet(Drawing(8, widths=(4, 8, 8), image_size=8), small_gater()).eval()
+    plain = model(images)
+    torch.testing.assert_close(model(images, keys=KEYS).logits, plain.logits + KEYS[:, None])
+    given = model(images, gates=plain.gates, keys=KEYS).logits
+    torch.testing.assert_close(given, plain.logits + KEYS[:, None])
+
+
+def test_decision_is_the_gaters(model: GaterNet, images: Tensor) -> None:
+    model.eval()
+    logits, gates = model.decide(images)
+    assert torch.equal(logits, model.gate_logits(images))
+    assert torch.equal(gates, model(images).gates)
+    for form in GateForm:
+        output, decision = model.evaluate(images, form, KEYS)
+        assert torch.equal(decision.gates, model.binarizer.evaluate(logits, form, KEYS))
+        assert torch.equal(output, model(images, gates=decision.gates).logits)
 
 
 # Ways of use

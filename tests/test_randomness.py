@@ -12,7 +12,7 @@ from gaternet.randomness import Purpose, normal, permutation, sample_keys, unifo
 UNLIKELY = 1e-3
 
 
-def keys(count: int, seed: int = 0, purpose: Purpose = Purpose.SEMHASH, epoch: int = 0) -> Tensor:
+def keys(count: int, seed: int = 0, purpose: Purpose = Purpose.NETWORK, epoch: int = 0) -> Tensor:
     return sample_keys(seed, purpose, epoch, torch.arange(count))
 
 
@@ -48,7 +48,7 @@ def test_neighbours_are_uncorrelated() -> None:
 
 def test_a_draw_depends_on_its_sample_only() -> None:
     order = torch.randperm(100)[:30]
-    chosen = sample_keys(0, Purpose.SEMHASH, 0, order)
+    chosen = sample_keys(0, Purpose.NETWORK, 0, order)
     assert torch.equal(uniform(chosen, 9), uniform(keys(100), 9)[order])
     # Vectorised log and cos may differ in the last bit with the place in the tensor.
     torch.testing.assert_close(normal(chosen, 9), normal(keys(100), 9)[order])

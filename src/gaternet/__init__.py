@@ -4,31 +4,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gaternet.binarizers import GateForm, ImprovedSemHash
+    from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
     from gaternet.checkpoint import load, save
     from gaternet.errors import UserError
     from gaternet.gate_points import GatePoint, find_gate_points, name_gate_points
     from gaternet.gater import Gater
     from gaternet.graph import Graph, trace
-    from gaternet.losses import gate_sparsity, gated_cross_entropy
-    from gaternet.model import GaterNet, GaterNetOutput
+    from gaternet.local import LocalGaterNet
+    from gaternet.losses import gate_sparsity, gated_cross_entropy, rate_loss
+    from gaternet.model import Decision, GatedModel, GaterNet, GaterNetOutput
+    from gaternet.rivals import make_binarizer
     from gaternet.verification import Verification, verify
 
 __all__ = [
+    "Binarizer",
+    "Decision",
     "GateForm",
     "GatePoint",
+    "GatedModel",
     "Gater",
     "GaterNet",
     "GaterNetOutput",
     "Graph",
     "ImprovedSemHash",
+    "LocalGaterNet",
     "UserError",
     "Verification",
     "find_gate_points",
     "gate_sparsity",
     "gated_cross_entropy",
     "load",
+    "make_binarizer",
     "name_gate_points",
+    "rate_loss",
     "save",
     "trace",
     "verify",
@@ -36,20 +44,26 @@ __all__ = [
 
 # Where each public name lives: importing gaternet loads nothing, using a name loads its module.
 _HOMES = {
+    "Binarizer": "binarizers",
+    "Decision": "model",
     "GateForm": "binarizers",
     "GatePoint": "gate_points",
+    "GatedModel": "model",
     "Gater": "gater",
     "GaterNet": "model",
     "GaterNetOutput": "model",
     "Graph": "graph",
     "ImprovedSemHash": "binarizers",
+    "LocalGaterNet": "local",
     "UserError": "errors",
     "Verification": "verification",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
     "gated_cross_entropy": "losses",
     "load": "checkpoint",
+    "make_binarizer": "rivals",
     "name_gate_points": "gate_points",
+    "rate_loss": "losses",
     "save": "checkpoint",
     "trace": "graph",
     "verify": "verification",

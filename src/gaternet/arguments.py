@@ -3,13 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UsageError
-from gaternet.training.config import Compute, Gating, Optimizer, Recipe, Schedule, check
+from gaternet.recipes import describe_length
+from gaternet.training.config import (
+    Compute,
+    Gating,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Sources,
+    check,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class TrainingArguments:
     data: str | None
     """Folder (parquet, or images by class) or hub name of the data set."""
     network: str
-    """The backbone: resnetD, resnetD-identity (parameter-free shortcuts), or timm/NAME."""
+    """The backbone, by name; timm/NAME takes any timm CNN."""
     epochs: int
     """Length of the run; the schedule spans all of it."""
     seed: int
@@ -32,6 +42,14 @@ class TrainingArguments:
     schedule: Schedule
     augmentation: Augmentation
     compute: Compute
+    backbone: Path | None = None
+    """Run that the backbone's weights come from; default: as the recipe says."""
+    pretrained: bool = False
+    """Start from timm's own weights where no run is given."""
+    from_scratch: bool = False
+    """Start from fresh weights, without pre-training."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What becomes of a training image that cannot be read; skipped ones are counted and shown."""
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
     device: str = "auto"
@@ -43,12 +61,8 @@ class GatedArguments(TrainingArguments):
     """What can be said of a gated network's run besides."""
 
     gating: Gating = field(default_factory=Gating)
-    backbone: Path | None = None
-    """Run that the backbone's weights come from; default: trained first, into OUT/backbone."""
     gater: Path | None = None
-    """Run that the gater's weights come from; default: trained first, into OUT/gater."""
-    from_scratch: bool = False
-    """Start from fresh weights, without pre-training."""
+    """Run that the gater's weights come from; default: as the recipe says."""
 
 
 def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
@@ -71,7 +85,8 @@ def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
         type(default),
         default=default,
         prog=f"gaternet train {recipe.name}",
-        description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}.",
+        description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}. "
+        f"{describe_length(recipe)}.",
         args=list(words),
         config=(FlagCreatePairsOff,),
     )
@@ -97,4 +112,16 @@ def applied(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
             augmentation=arguments.augmentation,
             compute=arguments.compute,
         )
+    )
+
+
+def sources(arguments: TrainingArguments) -> Sources:
+    """Return where the run takes images and first weights from."""
+    return Sources(
+        str(arguments.data),
+        arguments.backbone,
+        arguments.gater if isinstance(arguments, GatedArguments) else None,
+        arguments.pretrained,
+        arguments.from_scratch,
+        arguments.on_bad_image,
     )

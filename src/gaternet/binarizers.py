@@ -1,14 +1,17 @@
-"""Gate logits to gates: Improved SemHash (paper, section 3.2.2)."""
+"""Gate logits to gates: what a binarizer is, and Improved SemHash (paper, section 3.2.2).
 
+`gaternet.rivals` has those that it is compared with.
+"""
+
+from abc import ABC, abstractmethod
 from enum import StrEnum
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gaternet import randomness
-
-# Separates the keys of the branch draws from those of the noise draws; any odd word would do.
-_BRANCH = 0x68E31DA5
+from gaternet import draws
+from gaternet.draws import Salt, wide
 
 
 class GateForm(StrEnum):
@@ -16,7 +19,7 @@ class GateForm(StrEnum):
 
     HARD = "hard"  # no noise, 0 or 1: the paper's evaluation
     SOFT = "soft"  # no noise, saturating sigmoid
-    NOISY = "noisy"  # N(0, 1) noise, 0 or 1
+    NOISY = "noisy"  # the noise of training, N(0, 1) for Improved SemHash; 0 or 1
 
 
 def saturating_sigmoid(x: Tensor) -> Tensor:
@@ -30,7 +33,13 @@ def hard_gates(logits: Tensor, threshold: float = 0.0) -> Tensor:
     A logit that is exactly the threshold is ON, as in the authors' code; the paper's 1(x > 0) has
     it OFF. Biases start at 0, so a logit of exactly 0 does occur.
     """
-    return (logits >= threshold).to(_wide(logits))
+    return (logits >= threshold).to(wide(logits))
+
+
+def with_gradient_of(hard: Tensor, soft: Tensor) -> Tensor:
+    """Return the values of `hard` with the gradient of `soft`, both (N, G): straight through."""
+    # What is added is exactly 0, so a gate stays exactly 0.0 or 1.0.
+    return hard.detach() + (soft - soft.detach())
 
 
 def improved_semhash(logits: Tensor, noise: Tensor, take_hard: Tensor) -> Tensor:
@@ -40,23 +49,27 @@ def improved_semhash(logits: Tensor, noise: Tensor, take_hard: Tensor) -> Tensor
     exactly 0.0 or 1.0, 1(x ≥ 0), the others clamp(1.2·σ(x) − 0.1, 0, 1). The gradient of both is
     the soft value's: 1.2·σ(x)·(1 − σ(x)) where the clamp is open, else 0.
     """
-    x = logits.to(_wide(logits)) + noise
+    x = logits.to(wide(logits)) + noise
     soft = saturating_sigmoid(x)
-    # Straight through: what is added is exactly 0, so the gate stays exactly 0.0 or 1.0.
-    hard = hard_gates(x.detach()) + (soft - soft.detach())
-    return torch.where(take_hard, hard, soft)
+    return torch.where(take_hard, with_gradient_of(hard_gates(x), soft), soft)
 
 
-class ImprovedSemHash(nn.Module):
-    """Gate logits (N, G) → gates (N, G) float32: noisy and mixed in training, hard in evaluation.
+class Binarizer(nn.Module, ABC):
+    """Gate logits (N, G) → gates (N, G) float32: `sample`'s in training, `evaluate`'s otherwise.
 
     `threshold` is where an evaluated gate opens and may be moved at any time: lower opens more
     filters, higher fewer. Training always has it at 0.
 
+    `form` is the form that its gates have in evaluation unless another is asked for, and `forms`
+    are those that it has at all.
+
     `set_stage` narrows the gap between training and evaluation towards the end of a run. Its two
-    values are not part of the state dict.
+    values are not part of the state dict; a binarizer without noise, or without a hard branch,
+    has no use for the one or the other.
     """
 
+    form: ClassVar[GateForm] = GateForm.HARD
+    forms: ClassVar[tuple[GateForm, ...]] = tuple(GateForm)
     noise_scale: Tensor
     hard_share: Tensor
 
@@ -68,7 +81,7 @@ class ImprovedSemHash(nn.Module):
         self.register_buffer("hard_share", torch.tensor(0.5), persistent=False)
 
     def set_stage(self, noise_scale: float, hard_share: float) -> None:
-        """Set the noise's standard deviation and the probability of the hard branch.
+        """Set the noise's scale, 1 being its own, and the probability of the hard branch.
 
         The paper's are 1 and 0.5 throughout. Raises ValueError for a negative or infinite scale
         or a share outside [0, 1].
@@ -80,47 +93,59 @@ class ImprovedSemHash(nn.Module):
         self.noise_scale.fill_(noise_scale)
         self.hard_share.fill_(hard_share)
 
-    def forward(self, logits: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Return gates; `keys`, (N,) int64, make the draws each sample's own and repeatable."""
-        if not self.training:
-            return hard_gates(logits, self.threshold)
-        noise = self.noise_scale * _draw_noise(logits, keys)
-        return improved_semhash(logits, noise, _draw_uniform(logits, keys) < self.hard_share)
+    def forward(self, logits: Tensor, keys: Tensor | None = None, start: int = 0) -> Tensor:
+        """Return gates; `keys`, (N,) int64, make the draws each sample's own and repeatable.
+
+        start: which of the model's gates comes first here, where they are decided in parts
+        """
+        if self.training:
+            return self.sample(logits, keys, start)
+        return self.evaluate(logits, None, keys, start)
+
+    @abstractmethod
+    def sample(self, logits: Tensor, keys: Tensor | None, start: int) -> Tensor:
+        """Return the gates of a training step, (N, G) float32."""
+
+    @abstractmethod
+    def noise(self, logits: Tensor, keys: Tensor | None, start: int) -> Tensor:
+        """Return the noise that training adds to the logits, at scale 1, (N, G)."""
 
     def evaluate(
-        self, logits: Tensor, form: GateForm = GateForm.HARD, keys: Tensor | None = None
+        self,
+        logits: Tensor,
+        form: GateForm | None = None,
+        keys: Tensor | None = None,
+        start: int = 0,
     ) -> Tensor:
-        """Return evaluation's gates in the given form, (N, G) float32.
+        """Return evaluation's gates in the given form, by default its own, (N, G) float32.
 
-        NOISY adds the paper's N(0, 1) noise whatever the stage. SOFT is 0.5 where the logit equals
-        the threshold. Raises ValueError for a form that does not exist.
+        NOISY adds the noise at scale 1 whatever the stage, and is HARD where there is none. SOFT
+        is 0.5 where the logit equals the threshold. Raises ValueError for a form that does not
+        exist.
         """
-        match GateForm(form):
+        match self.form if form is None else GateForm(form):
             case GateForm.HARD:
                 return hard_gates(logits, self.threshold)
             case GateForm.SOFT:
-                return saturating_sigmoid(logits.to(_wide(logits)) - self.threshold)
+                return saturating_sigmoid(logits.to(wide(logits)) - self.threshold)
             case GateForm.NOISY:
-                return hard_gates(logits + _draw_noise(logits, keys), self.threshold)
+                return hard_gates(logits + self.noise(logits, keys, start), self.threshold)
 
     def extra_repr(self) -> str:
         return f"threshold={self.threshold:g}"
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """float32, or float64 where `x` is: in bfloat16 noise and threshold would be rounded away."""
-    return torch.promote_types(x.dtype, torch.float32)
+class ImprovedSemHash(Binarizer):
+    """Improved SemHash: noisy and mixed of hard and soft in training, hard in evaluation.
 
+    The noise is N(0, 1). A sample takes the hard or the soft branch with all its gates.
+    """
 
-def _draw_noise(logits: Tensor, keys: Tensor | None) -> Tensor:
-    """Return N(0, 1) noise, (N, G)."""
-    if keys is None:
-        return torch.randn_like(logits, dtype=_wide(logits))
-    return randomness.normal(keys, logits.shape[1])
+    def sample(self, logits: Tensor, keys: Tensor | None, start: int) -> Tensor:
+        noise = self.noise_scale * self.noise(logits, keys, start)
+        # The same draw whatever the start: the branch is the sample's, not the layer's.
+        take_hard = draws.uniform(logits[:, :1], keys, Salt.BRANCH) < self.hard_share
+        return improved_semhash(logits, noise, take_hard)
 
-
-def _draw_uniform(logits: Tensor, keys: Tensor | None) -> Tensor:
-    """Return one draw a sample, uniform in [0, 1), (N, 1), independent of its noise."""
-    if keys is None:
-        return torch.rand(logits.shape[0], 1, device=logits.device)
-    return randomness.uniform(keys ^ _BRANCH, 1)
+    def noise(self, logits: Tensor, keys: Tensor | None, start: int) -> Tensor:
+        return draws.normal(logits, keys, start)

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from gaternet import backbones
 from gaternet.backbones import BackboneConfig
+from gaternet.binarizers import Binarizer
 from gaternet.errors import UserError
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
-from gaternet.model import GaterNet
+from gaternet.local import Granularity, LocalGaterNet
+from gaternet.model import GatedModel, GaterNet
+from gaternet.rivals import BINARIZERS, GumbelSigmoid, RandomGates, make_binarizer
 
 MANIFEST = "manifest.json"
 MODEL = "model"
@@ -43,44 +46,111 @@ class GaterConfig:
 
 
 @dataclass(frozen=True)
+class LocalConfig:
+    """What builds local gates again."""
+
+    granularity: Granularity
+    bottleneck: int
+    batch_norm: bool = True
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class BinarizerConfig:
+    """What builds a binarizer again."""
+
+    name: str = "semhash"
+    rate: float | None = None
+    temperature: float | None = None
+    """Of gumbel-sigmoid alone."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """What builds a model again: its backbone, and its gater and gate points where it has them."""
+    """What builds a model again: its backbone, and where it has gates who decides on which."""
 
     backbone: BackboneConfig
     gater: GaterConfig | None = None
     points: tuple[GatePoint, ...] = ()
     threshold: float = 0.0
+    local: LocalConfig | None = None
+    binarizer: BinarizerConfig = field(default_factory=BinarizerConfig)
+
+    @property
+    def gated(self) -> bool:
+        """Whether it is more than a plain backbone."""
+        return bool(self.points)
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 def describe(model: nn.Module) -> ModelConfig:
-    """Return what builds `model`, a GaterNet or a plain backbone, again.
+    """Return what builds `model`, a gated one or a plain backbone, again.
 
-    Raises UserError where its backbone or its gater's extractor cannot be named.
+    Raises UserError where its backbone, its gater's extractor or its binarizer cannot be named.
     """
-    if not isinstance(model, GaterNet):
+    if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))
-    gater = model.gater
     return ModelConfig(
         backbones.describe(model.backbone),
-        GaterConfig(
-            backbones.describe(gater.extractor),
-            gater.bottleneck,
-            gater.features,
-            gater.batch_norm,
-            gater.input_size,
-        ),
+        _describe_gater(model.gater) if isinstance(model, GaterNet) else None,
         model.points,
         model.binarizer.threshold,
+        LocalConfig(model.granularity, model.bottleneck, model.batch_norm)
+        if isinstance(model, LocalGaterNet)
+        else None,
+        _describe_binarizer(model.binarizer),
+    )
+
+
+def _describe_gater(gater: Gater) -> GaterConfig:
+    return GaterConfig(
+        backbones.describe(gater.extractor),
+        gater.bottleneck,
+        gater.features,
+        gater.batch_norm,
+        gater.input_size,
+    )
+
+
+def _describe_binarizer(binarizer: Binarizer) -> BinarizerConfig:
+    name = next((n for n, cls in BINARIZERS.items() if type(binarizer) is cls), None)
+    if name is None:
+        raise UserError(
+            f"binarizer {type(binarizer).__name__} has no name here; save the model's state_dict() "
+            "and build it in your own code"
+        )
+    return BinarizerConfig(
+        name,
+        binarizer.rate if isinstance(binarizer, RandomGates) else None,
+        binarizer.temperature if isinstance(binarizer, GumbelSigmoid) else None,
     )
 
 
 def build(config: ModelConfig) -> nn.Module:
     """Build the model that `config` describes, with fresh weights."""
     backbone = backbones.create(config.backbone)
-    if config.gater is None:
+    if config.gater is None and config.local is None:
         return backbone
+    side = config.backbone.image_size
+    size = (config.backbone.channels, side, side)
+    binarizer = _build_binarizer(config.binarizer)
+    binarizer.threshold = config.threshold
+    if config.local is not None:
+        local = config.local
+        return LocalGaterNet(
+            backbone,
+            config.points,
+            local.granularity,
+            bottleneck=local.bottleneck,
+            batch_norm=local.batch_norm,
+            binarizer=binarizer,
+            input_size=size,
+        )
+    assert config.gater is not None
     gater = Gater(
         backbones.create(config.gater.extractor),
         config.gater.bottleneck,
@@ -88,16 +158,17 @@ def build(config: ModelConfig) -> nn.Module:
         batch_norm=config.gater.batch_norm,
         input_size=config.gater.input_size,
     )
-    size = config.backbone.image_size
-    model = GaterNet(
-        backbone, gater, points=config.points, input_size=(config.backbone.channels, size, size)
-    )
-    model.binarizer.threshold = config.threshold
-    return model
+    return GaterNet(backbone, gater, config.points, size, binarizer)
+
+
+def _build_binarizer(config: BinarizerConfig) -> Binarizer:
+    if config.temperature is not None and config.name == "gumbel-sigmoid":
+        return GumbelSigmoid(temperature=config.temperature)
+    return make_binarizer(config.name, config.rate)
 
 
 def save(model: nn.Module, directory: str | Path) -> None:
-    """Save a GaterNet or a plain backbone, weights and architecture.
+    """Save a gated model or a plain backbone, weights and architecture.
 
     Raises UserError where the directory exists or the architecture cannot be built again by name.
     """

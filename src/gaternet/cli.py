@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,19 +30,20 @@ def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
 def recipes(
     action: Positional[Literal["list", "show"]], name: Positional[str | None] = None
 ) -> None:
-    """List the recipes, or show every setting of one.
+    """List the recipes, or show every setting of one and what it costs.
 
     Args:
         action: `list`, or `show` with a name.
-        name: The recipe to show.
+        name: The recipe to show, or a part of the names to list, such as cifar10/resnet20.
     """
     from gaternet import presentation
     from gaternet.recipes import RECIPES, get
 
     if action == "list":
-        if name is not None:
-            raise UsageError(f"`recipes list` takes no name; did you mean `recipes show {name}`?")
-        presentation.recipe_list(RECIPES.values())
+        found = [recipe for recipe in RECIPES.values() if (name or "") in recipe.name]
+        if not found:
+            raise UsageError(f"no recipe's name contains {name!r}; `recipes list` lists them all")
+        presentation.recipe_list(found)
     elif name is None:
         raise UsageError("`recipes show` needs a name; `recipes list` lists them")
     else:
@@ -63,7 +63,7 @@ def evaluate(
     run: Positional[Path],
     data: str | None = None,
     split: SplitName = "test",
-    gates: GateFormName = "hard",
+    gates: GateFormName | None = None,
     threshold: float | None = None,
     device: str = "auto",
     json: bool = False,
@@ -75,15 +75,21 @@ def evaluate(
         data: Folder or hub name; default: the hub name of the run's data set.
         split: Images to measure on.
         gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard).
+            Default: what the run's binarizer is evaluated with.
         threshold: Logit from which a gate is open; lower opens more. Default: the run's.
         device: auto, cpu, cuda or cuda:N.
         json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.commands import EvaluationRequest, evaluate_run
+    from gaternet.training.compute import choose_device
+    from gaternet.training.processes import joined
 
     request = EvaluationRequest(data, split, gates, threshold, device)
-    presentation.evaluation(evaluate_run(run, request), as_json=json)
+    with joined(choose_device(device)) as processes:
+        measured = evaluate_run(run, request, processes)
+        if processes.first:
+            presentation.evaluation(measured, as_json=json)
 
 
 def predict(
@@ -108,6 +114,34 @@ def predict(
     presentation.predictions(predict_images(run, images, device), as_json=json)
 
 
+def import_authors(file: Positional[Path], out: Path, data: str | None = None) -> None:
+    """Make a run of a checkpoint that the paper's authors released.
+
+    Args:
+        file: ResNet-20-Gated.pth or ResNet-56-Gated.pth; tensors are read from it, no code is run.
+        out: Directory of the run; it must be new.
+        data: Folder or hub name whose class names the run takes. Default: CIFAR-10's names.
+    """
+    from gaternet import authors, presentation
+
+    presentation.imported(authors.import_run(file, out, data))
+
+
+def ledger(results: Path | None = None, json: bool = False) -> None:
+    """Show the paper's tables beside this code: gated filters, parameters, measured errors.
+
+    Args:
+        results: Folder of measured runs (result.json files). Default: ./results, if there is one.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import ledger as tables
+    from gaternet import presentation
+
+    if results is None and Path("results").is_dir():
+        results = Path("results")
+    presentation.ledger(tables.rows(results), as_json=json)
+
+
 def info(json: bool = False) -> None:
     """Show versions, devices and what `auto` settings come to here.
 
@@ -126,12 +160,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "predict": predict,
     "recipes": recipes,
+    "ledger": ledger,
+    "import-authors": import_authors,
     "info": info,
 }
 
 
 def _train_recipe(name: str, words: Sequence[str]) -> None:
-    from gaternet.arguments import GatedArguments, applied, parse
+    from gaternet.arguments import applied, parse, sources
     from gaternet.recipes import get
 
     if name.startswith("-"):
@@ -140,26 +176,17 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     arguments = parse(recipe, words)
     recipe = applied(recipe, arguments)
 
-    from gaternet.training import phases
+    from gaternet.training.compute import choose_device
+    from gaternet.training.phases import Options, train
+    from gaternet.training.processes import joined
 
-    sources = phases.Sources(str(arguments.data))
-    if isinstance(arguments, GatedArguments):
-        sources = replace(
-            sources,
-            backbone=arguments.backbone,
-            gater=arguments.gater,
-            from_scratch=arguments.from_scratch,
-        )
     # --resume is left out: what is typed anew for the same figures starts anew.
     typed = [word for word in words if word != "--resume"]
-    phases.train(
-        recipe,
-        sources,
-        arguments.out,
-        device=arguments.device,
-        resume=arguments.resume,
-        command=shlex.join(["gaternet", "train", name, *typed]),
-    )
+    with joined(choose_device(arguments.device)) as processes:
+        options = Options(
+            arguments.device, shlex.join(["gaternet", "train", name, *typed]), processes=processes
+        )
+        train(recipe, sources(arguments), arguments.out, options, resume=arguments.resume)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """What the command line's verbs do, as functions that return plain data."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
@@ -12,16 +12,18 @@ import torch
 from gaternet import checkpoint
 from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
+from gaternet.data.batches import Images
 from gaternet.data.cache import cache_directory
 from gaternet.data.decoding import decode_image, fit_to
-from gaternet.data.image_set import ImageSet, split_validation
+from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
-from gaternet.model import GaterNet
+from gaternet.model import GatedModel
 from gaternet.training.compute import choose_device, hardware, plan
 from gaternet.training.config import Compute
 from gaternet.training.evaluation import Evaluation, evaluate
 from gaternet.training.phases import VALIDATION_SEED
+from gaternet.training.processes import ALONE, Processes
 from gaternet.training.run import Run, open_run
 
 
@@ -31,7 +33,8 @@ class EvaluationRequest:
 
     data: str | None = None
     split: str = "test"
-    gates: str = "hard"
+    gates: str | None = None
+    """hard, soft or noisy; None: as the run's binarizer has them."""
     threshold: float | None = None
     device: str = "auto"
 
@@ -44,7 +47,6 @@ class RunEvaluation:
     recipe: str
     data: str
     split: str
-    gate_form: str | None
     threshold: float | None
     evaluation: Evaluation
 
@@ -68,37 +70,46 @@ class Prediction:
     layers: tuple[LayerGates, ...]
 
 
-def evaluate_run(path: Path, request: EvaluationRequest) -> RunEvaluation:
-    """Measure the newest checkpoint of a run.
+def evaluate_run(
+    path: Path, request: EvaluationRequest, processes: Processes = ALONE
+) -> RunEvaluation:
+    """Measure the newest checkpoint of a run; of several processes each measures its share.
 
     Raises UserError where there is none, or where data or flags do not go with it.
     """
     run = open_run(path)
-    model = checkpoint.load(path).to(choose_device(request.device))
-    if not isinstance(model, GaterNet) and (
-        request.threshold is not None or request.gates != "hard"
+    device = choose_device(request.device)
+    model = checkpoint.load(path).to(device)
+    if not isinstance(model, GatedModel) and (
+        request.threshold is not None or request.gates is not None
     ):
         raise UsageError(f"{path} is a plain network: --gates and --threshold need gates")
-    if isinstance(model, GaterNet) and request.threshold is not None:
+    if isinstance(model, GatedModel) and request.threshold is not None:
         model.binarizer.threshold = request.threshold
     images = _split(run, request)
-    measured = evaluate(model, images, run.config.recipe.data, GateForm(request.gates))
-    gated = isinstance(model, GaterNet)
+    recipe = run.config.recipe
+    compute = replace(recipe.compute, sync_batch_norm=False)  # it matters in training only
+    measured = evaluate(
+        model,
+        images,
+        recipe.data,
+        plan(compute, device, processes),
+        GateForm(request.gates) if request.gates else None,
+    )
     return RunEvaluation(
         run=str(path),
-        recipe=run.config.recipe.name,
+        recipe=recipe.name,
         data=images.name,
         split=request.split,
-        gate_form=request.gates if gated else None,
-        threshold=model.binarizer.threshold if isinstance(model, GaterNet) else None,
+        threshold=model.binarizer.threshold if isinstance(model, GatedModel) else None,
         evaluation=measured,
     )
 
 
-def _split(run: Run, request: EvaluationRequest) -> ImageSet:
+def _split(run: Run, request: EvaluationRequest) -> Images:
     recipe = run.config.recipe
     where = request.data or recipe.data.hub
-    part = "test" if request.split == "test" else "train"
+    part = recipe.data.test_split if request.split == "test" else "train"
     if where is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
     images = load(where, recipe.data, part, recipe.data.image_size)
@@ -114,7 +125,7 @@ def _split(run: Run, request: EvaluationRequest) -> ImageSet:
     return split_validation(images, recipe.validation, VALIDATION_SEED)[1]
 
 
-def _differing(images: ImageSet, run: Run) -> str:
+def _differing(images: Images, run: Run) -> str:
     pairs = zip_longest(images.classes, run.config.classes, fillvalue="none")
     number, (here, there) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
     return f"class {number} is {here}, not {there}"
@@ -131,7 +142,7 @@ def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
     where = next(model.parameters()).device
     predictions = []
     for file in images:
-        pixels = fit_to(decode_image(file), data.image_size, data.channels)
+        pixels = fit_to(decode_image(file), data.image_size, data.channels, data.shorter_side)
         predictions.append(_predict(model, pixels[None].to(where), run, file))
     return predictions
 
@@ -142,7 +153,7 @@ def _predict(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path)
     output = model(normalise(pixels, data.mean, data.std))
     layers: tuple[LayerGates, ...] = ()
     logits = output
-    if isinstance(model, GaterNet):
+    if isinstance(model, GatedModel):
         logits = output.logits
         opened = output.gates[0]
         layers = tuple(

@@ -14,9 +14,10 @@ from gaternet import checkpoint, recipes
 from gaternet.analysis.figures import gates_per_layer
 from gaternet.analysis.record import collect
 from gaternet.data.batches import normalised_batches
-from gaternet.data.sources import load
+from gaternet.data.digits import load_digits
 from gaternet.model import GaterNet
-from gaternet.training.phases import Options, Sources, train_or_continue
+from gaternet.training.config import Sources
+from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import open_run
 
@@ -43,7 +44,7 @@ def run(out: Path, device: str = "auto") -> None:
     figure = out / "gates.png"
     model = checkpoint.load(gated.path)
     assert isinstance(model, GaterNet)
-    test = load("digits", recipe.data, "test")
+    test = load_digits("test")
     images = normalised_batches(test, recipe.data, "cpu")
     gates_per_layer(collect(model, images).layers(), "Gates per layer, digits, test images", figure)
     digit = out / f"digit-{int(test.labels[0])}.png"

@@ -10,7 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.fx import Node
@@ -124,13 +124,17 @@ class GateHolder:
     forward of the backbone that was not armed takes them away: it is the plain network.
     """
 
-    def __init__(self) -> None:
-        self.gates: Tensor | None = None  # (N, G)
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
+        self.gates: list[Tensor | None] | None = None  # one (N, gates) a gate point
+        self.decided_on_the_way = False
         self.armed = False
 
-    def arm(self, gates: Tensor) -> None:
-        """Set the gates (N, G) of the next forward of the backbone."""
-        self.gates = gates
+    def arm(self, gates: Tensor | None) -> None:
+        """Set the gates (N, G) of the backbone's next forward; None: it decides on its way."""
+        undecided: list[Tensor | None] = [None] * len(self.sizes)
+        self.gates = undecided if gates is None else list(gates.split(self.sizes, dim=1))
+        self.decided_on_the_way = gates is None
         self.armed = True
 
     def clear(self) -> None:
@@ -140,28 +144,46 @@ class GateHolder:
 
     def __getstate__(self) -> dict[str, Any]:
         # Gates belong to one forward; with their autograd history they could not be copied.
-        return {"gates": None, "armed": False}
+        return {"sizes": self.sizes, "gates": None, "decided_on_the_way": False, "armed": False}
 
 
 class GateHook:
-    """Forward hook that multiplies an output (N, C, H, W) by its gates, `gates[:, start:stop]`.
+    """Forward hook that multiplies an output (N, C, H, W) by the gates of its gate point.
 
     An object, not a closure: a copy of the backbone must get its own holder.
     """
 
-    def __init__(self, holder: GateHolder, start: int, stop: int, block: int = 1) -> None:
+    def __init__(self, holder: GateHolder, index: int, block: int = 1) -> None:
         self.holder = holder
-        self.start = start
-        self.stop = stop
+        self.index = index
         self.block = block
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         if self.holder.gates is None:
             return None
-        gates = self.holder.gates[:, self.start : self.stop]
+        gates = self.holder.gates[self.index]
+        assert gates is not None
         if self.block > 1:
             gates = gates.repeat_interleave(self.block, dim=1)
         return output * gates[:, :, None, None].to(output.dtype)
+
+
+class FeatureWatcher(Protocol):
+    """Who decides on gates from the backbone's own feature maps, on the way."""
+
+    def see(self, index: int, features: Tensor) -> None:
+        """Take the feature map that gate point number `index` is decided from."""
+
+
+class WatchHook:
+    """Forward pre-hook or hook that shows a module's input or output to who decides from it."""
+
+    def __init__(self, watcher: FeatureWatcher, index: int) -> None:
+        self.watcher = watcher
+        self.index = index
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor | None = None) -> None:
+        self.watcher.see(self.index, args[0] if output is None else output)
 
 
 class _Disarm:
@@ -190,22 +212,21 @@ def attach(backbone: nn.Module, points: Sequence[GatePoint]) -> GateHolder:
                 f"the backbone is already gated, at `{name}`: detach its gates first, or gate a "
                 "deepcopy of a plain one"
             )
-    holder, start = GateHolder(), 0
+    holder = GateHolder([point.gates for point in points])
     modules = [_submodule(backbone, point.name) for point in points]
-    for module, point in zip(modules, points, strict=True):
-        hook = GateHook(holder, start, start + point.gates, point.block)
+    for index, (module, point) in enumerate(zip(modules, points, strict=True)):
         # Before any other hook: whoever watches this submodule sees what flows on.
-        module.register_forward_hook(hook, prepend=True)
-        start += point.gates
+        module.register_forward_hook(GateHook(holder, index, point.block), prepend=True)
     backbone.register_forward_pre_hook(_Disarm(holder))
     return holder
 
 
 def detach(backbone: nn.Module) -> None:
     """Take all gates off a backbone."""
+    ours = GateHook | WatchHook | _Disarm
     for module in backbone.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [k for k, hook in hooks.items() if isinstance(hook, GateHook | _Disarm)]:
+            for key in [k for k, hook in hooks.items() if isinstance(hook, ours)]:
                 del hooks[key]
 
 

@@ -1,13 +1,15 @@
 """GaterNet: a backbone whose filters a gater opens and closes for each image (paper, section 3)."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gaternet.binarizers import ImprovedSemHash
+from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
+from gaternet.gate_dropout import GateDropout
 from gaternet.gate_points import GatePoint, attach, find_gate_points, name_gate_points
 from gaternet.gater import Gater
 from gaternet.graph import Graph, trace
@@ -19,49 +21,53 @@ class GaterNetOutput(NamedTuple):
     """What a forward gives.
 
     logits: whatever the backbone returns: (N, classes), or its list of feature maps
-    gates: (N, G) float32 as they were used; column order is `GaterNet.slices`
+    gates: (N, G) float32 as the binarizer gave them, which is how they were used but for gate
+        dropout in training; column order is `GatedModel.slices`
     """
 
     logits: Any
     gates: Tensor
 
 
-class GaterNet(nn.Module):
-    """Images (N, C, H, W) → GaterNetOutput(logits, gates): paper, equations 2 to 4.
+class Decision(NamedTuple):
+    """What was decided on a batch, and why.
 
-    points: where the gates are; None finds them by the structural rule, else names of submodules,
-        a predicate on names, or GatePoints (which keep their order)
-    input_size: (C, H, W) of an image, where the backbone does not declare it
+    logits: the gates' logits, (N, G)
+    gates: (N, G) float32
+    """
 
-    The backbone and the gater are taken over as they are, not copied. `model.backbone(images)` is
-    the plain network still; its own methods, such as timm's `forward_features`, are plain only
-    after a forward under `torch.no_grad()`.
+    logits: Tensor
+    gates: Tensor
+
+
+class GatedModel(nn.Module, ABC):
+    """A backbone under gates, whoever decides on them: images (N, C, H, W) → GaterNetOutput.
+
+    The backbone is taken over as it is, not copied. `model.backbone(images)` is the plain network
+    still; its own methods, such as timm's `forward_features`, are plain only after a forward under
+    `torch.no_grad()`. A backbone whose `takes_keys` is true gets the keys of each forward.
 
     A closed gate makes its feature map exactly 0, and a filter closed for every sample of a batch
     gets no gradient. In training mode its BatchNorm, which comes before the gate, does not know
     about gates: batch statistics and running statistics are over all samples, closed ones too.
 
     `model.binarizer.threshold` may be moved at inference: lower opens more filters.
-
-    Raises ValueError where there is no gate point or a given one cannot be gated.
+    `model.dropout.set_rate` drops gates in training (paper, appendix B); the gates of the output,
+    and so the L1 term, are those before it.
     """
 
+    takes_keys = True
+
     def __init__(
-        self,
-        backbone: nn.Module,
-        gater: Gater,
-        points: Points | None = None,
-        input_size: tuple[int, int, int] | None = None,
+        self, backbone: nn.Module, points: tuple[GatePoint, ...], binarizer: Binarizer | None
     ) -> None:
         super().__init__()
-        graph = trace(backbone, input_size)
-        self.points = _resolve(graph, points)
-        self.gate_count = sum(point.gates for point in self.points)
-        gater.connect(self.gate_count, graph.input_size)
+        self.points = points
+        self.gate_count = sum(point.gates for point in points)
         self.backbone = backbone
-        self.gater = gater
-        self.binarizer = ImprovedSemHash()
-        self._holder = attach(backbone, self.points)
+        self.binarizer = ImprovedSemHash() if binarizer is None else binarizer
+        self.dropout = GateDropout()
+        self._holder = attach(backbone, points)
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -72,30 +78,55 @@ class GaterNet(nn.Module):
             start += point.gates
         return slices
 
-    def gate_logits(self, images: Tensor) -> Tensor:
-        """Return what the gater says before the binarizer, (N, G)."""
-        return self.gater(images)
-
     def forward(
         self, images: Tensor, gates: Tensor | None = None, keys: Tensor | None = None
     ) -> GaterNetOutput:
-        """Run the backbone under the gater's gates, or under `gates`.
+        """Run the backbone under its own gates, or under `gates`.
 
-        gates: (N, G) or (G,), any dtype; the gater is not asked then
+        gates: (N, G) or (G,), any dtype; nothing is decided and nothing dropped then
         keys: (N,) int64, see `randomness.sample_keys`: training's draws, repeatable by sample
 
         Raises ValueError where `gates` has another shape.
         """
         if gates is None:
-            gates = self.binarizer(self.gate_logits(images), keys)
-        else:
-            gates = self._expand(gates, images.shape[0])
+            return self._forward(images, keys)
+        gates = self._expand(gates, images.shape[0])
+        return GaterNetOutput(self._run(images, gates, keys), gates)
+
+    @abstractmethod
+    def decide(
+        self, images: Tensor, form: GateForm | None = None, keys: Tensor | None = None
+    ) -> Decision:
+        """Return evaluation's gates in the given form, by default the binarizer's own.
+
+        For a model in evaluation mode; `keys` as in a forward, for the forms that draw.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, images: Tensor, form: GateForm | None = None, keys: Tensor | None = None
+    ) -> tuple[Any, Decision]:
+        """Return what the backbone returns under the gates of `decide`, and the decision."""
+
+    @abstractmethod
+    def _forward(self, images: Tensor, keys: Tensor | None) -> GaterNetOutput:
+        """Run the backbone under its own gates."""
+
+    @abstractmethod
+    def _describe_decider(self) -> str:
+        """Return the lines of `repr` that say who decides."""
+
+    def _run(self, images: Tensor, gates: Tensor | None, keys: Tensor | None) -> Any:
+        """Return what the backbone returns under `gates`, (N, G); None: it decides on its way."""
         self._holder.arm(gates)
-        logits = self.backbone(images)
+        if getattr(self.backbone, "takes_keys", False):
+            logits = self.backbone(images, keys=keys)
+        else:
+            logits = self.backbone(images)
         # With gradients they must last: activation checkpointing runs blocks again in the backward.
         if not torch.is_grad_enabled():
             self._holder.clear()
-        return GaterNetOutput(logits, gates)
+        return logits
 
     def _expand(self, gates: Tensor, batch: int) -> Tensor:
         # By dimension first: comparing batch with gate_count would fix the batch of an export.
@@ -111,10 +142,9 @@ class GaterNet(nn.Module):
     def __repr__(self) -> str:
         """Return how many gates sit where, a line for each group of like gate points."""
         lines = [
-            f"GaterNet: {self.gate_count:,} gates at {len(self.points)} points",
-            f"  backbone {type(self.backbone).__name__}, {_parameters(self.backbone)}",
-            f"  gater {type(self.gater.extractor).__name__} → {self.gater.features} features "
-            f"→ {self.gater.bottleneck} → {self.gate_count:,} gates, {_parameters(self.gater)}",
+            f"{type(self).__name__}: {self.gate_count:,} gates at {len(self.points)} points",
+            f"  backbone {type(self.backbone).__name__}, {count_parameters(self.backbone)}",
+            f"  {self._describe_decider()}",
             f"  binarizer {self.binarizer!r}",
         ]
         groups: dict[tuple[str, int], list[GatePoint]] = {}
@@ -127,7 +157,66 @@ class GaterNet(nn.Module):
         return "\n".join(lines)
 
 
-def _resolve(graph: Graph, points: Points | None) -> tuple[GatePoint, ...]:
+class GaterNet(GatedModel):
+    """Images (N, C, H, W) → GaterNetOutput(logits, gates): paper, equations 2 to 4.
+
+    One gater looks at the image first and decides on all gates.
+
+    points: where the gates are; None finds them by the structural rule, else names of submodules,
+        a predicate on names, or GatePoints (which keep their order)
+    input_size: (C, H, W) of an image, where the backbone does not declare it
+    binarizer: from gate logits to gates; None is Improved SemHash
+
+    The backbone and the gater are taken over as they are, not copied.
+
+    Raises ValueError where there is no gate point or a given one cannot be gated.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        gater: Gater,
+        points: Points | None = None,
+        input_size: tuple[int, int, int] | None = None,
+        binarizer: Binarizer | None = None,
+    ) -> None:
+        graph = trace(backbone, input_size)
+        resolved = resolve_points(graph, points)
+        gater.connect(sum(point.gates for point in resolved), graph.input_size)
+        super().__init__(backbone, resolved, binarizer)
+        self.gater = gater
+
+    def gate_logits(self, images: Tensor) -> Tensor:
+        """Return what the gater says before the binarizer, (N, G)."""
+        return self.gater(images)
+
+    def decide(
+        self, images: Tensor, form: GateForm | None = None, keys: Tensor | None = None
+    ) -> Decision:
+        """Return evaluation's gates in a form, by default the binarizer's; only the gater runs."""
+        logits = self.gate_logits(images)
+        return Decision(logits, self.binarizer.evaluate(logits, form, keys))
+
+    def evaluate(
+        self, images: Tensor, form: GateForm | None = None, keys: Tensor | None = None
+    ) -> tuple[Any, Decision]:
+        """Return what the backbone returns under the gates of `decide`, and the decision."""
+        decision = self.decide(images, form, keys)
+        return self._run(images, decision.gates, keys), decision
+
+    def _forward(self, images: Tensor, keys: Tensor | None) -> GaterNetOutput:
+        gates = self.binarizer(self.gate_logits(images), keys)
+        return GaterNetOutput(self._run(images, self.dropout(gates, keys), keys), gates)
+
+    def _describe_decider(self) -> str:
+        gater = self.gater
+        return (
+            f"gater {type(gater.extractor).__name__} → {gater.features} features "
+            f"→ {gater.bottleneck} → {self.gate_count:,} gates, {count_parameters(gater)}"
+        )
+
+
+def resolve_points(graph: Graph, points: Points | None) -> tuple[GatePoint, ...]:
     """Return the gate points meant by `points`, checked against the backbone's graph."""
     if points is None:
         return find_gate_points(graph)
@@ -150,5 +239,6 @@ def _resolve(graph: Graph, points: Points | None) -> tuple[GatePoint, ...]:
     return tuple(chosen)
 
 
-def _parameters(module: nn.Module) -> str:
+def count_parameters(module: nn.Module) -> str:
+    """Return how many parameters a module has, in words."""
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters"

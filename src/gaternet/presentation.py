@@ -1,9 +1,11 @@
 """How results look in a terminal, or as JSON and nothing else."""
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,7 +13,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
+    from gaternet.ledger import LedgerRow, MeasuredRun
     from gaternet.training.config import Recipe
+    from gaternet.training.run import Run
 
 SHOWN_CLASSES = 5
 
@@ -25,10 +29,13 @@ def recipe_list(recipes: Iterable["Recipe"]) -> None:
 
 
 def recipe_settings(recipe: "Recipe") -> None:
-    """Print every setting of a recipe as JSON."""
+    """Print every setting of a recipe and what it costs as JSON."""
+    from gaternet.recipes import describe_length
     from gaternet.training.config import recipe_to_dict
+    from gaternet.training.cost import cost
 
-    _print_json(recipe_to_dict(recipe))
+    costs = {"length": describe_length(recipe), **asdict(cost(recipe))}
+    _print_json(recipe_to_dict(recipe) | {"costs": costs})
 
 
 def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
@@ -44,7 +51,7 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
     table.add_row("cross entropy", f"{found.loss:.4f}")
     if found.gates:
         gates = found.gates
-        table.add_row("gates", f"{measured.gate_form}, threshold {measured.threshold:g}")
+        table.add_row("gates", f"{found.form}, threshold {measured.threshold:g}")
         table.add_row("always on", _share(gates.always_on, gates.total))
         table.add_row("always off", _share(gates.always_off, gates.total))
         table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
@@ -72,6 +79,61 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
+
+
+def imported(run: "Run") -> None:
+    """Print what a run that was not trained here holds, and how to measure it."""
+    result = run.result or {}
+    Console(markup=False, highlight=False).print(
+        f"{run.path}: {run.config.recipe.name}, {result['parameters'] / 1e6:.2f} M parameters, "
+        f"not measured yet: gaternet evaluate {shlex.quote(str(run.path))}",
+        soft_wrap=True,
+    )
+
+
+def ledger(rows: Iterable["LedgerRow"], *, as_json: bool) -> None:
+    """Print the paper's tables beside what this code builds and measured."""
+    rows = list(rows)
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+        return
+    console = Console(markup=False, highlight=False)
+    for (number, dataset), group in groupby(rows, lambda row: (row.table, row.dataset)):
+        columns = ("gates", "params", "paper", "", "paper's error", "measured")
+        table = _table(f"Table {number}, {dataset}", *columns)
+        notes = []
+        for row in group:
+            table.add_row(
+                row.model,
+                "" if row.gated_filters is None else f"{row.gated_filters:,}",
+                f"{row.params / 1e6:.2f} M",
+                f"{row.paper_params:.2f}",
+                "=" if row.agrees else "≠",
+                _errors(row.paper_error, row.paper_top5_error),
+                "\n".join(_measured(row, run) for run in row.measured or []),
+            )
+            notes += [f"≠ {row.model}: {row.note}"] if row.note else []
+            notes += [f"{_measured(row, run)}: {_conditions(run)}" for run in row.measured or []]
+        console.print(table)
+        console.print(*notes, "", sep="\n", soft_wrap=True)
+    agreeing = sum(row.agrees for row in rows)
+    console.print(f"{agreeing} of {len(rows)} rows agree with the paper to the printed digit")
+
+
+def _errors(top1: float, top5: float | None) -> str:
+    return f"{top1:.2f}" if top5 is None else f"{top1:.2f} {top5:.2f}"
+
+
+def _measured(row: "LedgerRow", run: "MeasuredRun") -> str:
+    errors = _errors(run.error, None if row.paper_top5_error is None else run.top5_error)
+    return f"{errors} *" if run.shortened else errors
+
+
+def _conditions(run: "MeasuredRun") -> str:
+    before = " and ".join(f"{n} of its {part}" for part, n in (run.pretrain_epochs or {}).items())
+    epochs = f"{run.epochs} epochs{f' after {before}' if before else ''}"
+    shortened = ", fewer than the paper's" if run.shortened else ""
+    return f"{run.recipe}, {epochs}{shortened}, seed {run.seed}, {run.hardware}, {run.file}"
 
 
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:

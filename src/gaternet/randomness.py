@@ -20,7 +20,7 @@ class Purpose(IntEnum):
 
     ORDER = 1
     AUGMENTATION = 2
-    SEMHASH = 3
+    NETWORK = 3
     SPLIT = 4
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaternet.model import GaterNet
+from gaternet.model import GatedModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Verification:
 
 @torch.no_grad()
 def verify(
-    reference: GaterNet,
+    reference: GatedModel,
     other: Callable[..., Any],
     images: Tensor,
     gates: Tensor | None = None,
@@ -57,8 +57,8 @@ def verify(
         return Verification(_relative_error(logits, expected), gates=0, flips=0, rounding_flips=0)
     logits, chosen = other(images)
     expected = reference(images, gates=chosen).logits
-    gate_logits = reference.gate_logits(images)
-    flipped = reference.binarizer.evaluate(gate_logits) != chosen
+    gate_logits, own = reference.decide(images)
+    flipped = own != chosen
     near = (gate_logits - reference.binarizer.threshold).abs() <= rounding
     return Verification(
         _relative_error(logits, expected),

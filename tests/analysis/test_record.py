@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from gaternet.analysis import GateRecord, LayerUse, collect
+from gaternet.local import LocalGaterNet
 from gaternet.model import GaterNet
-from small_runs import few_digits, tiny_gated
+from gaternet.rivals import SoftGates
+from small_runs import few_digits, tiny_backbone, tiny_gated
 
 
 @pytest.fixture
@@ -79,3 +81,21 @@ def test_only_the_gater_runs_and_the_model_is_left_as_it_was(
 def test_threshold_is_the_model_s(model: GaterNet, images: Tensor) -> None:
     model.binarizer.threshold = -100.0
     assert collect(model, [images]).gates().all()
+
+
+def test_local_gates_are_recorded(images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = LocalGaterNet(tiny_backbone(), granularity="branches").eval()
+    record = collect(model, images.split(16))
+    with torch.no_grad():
+        assert np.array_equal(record.gates(), model(images).gates.numpy())
+    assert [layer.total for layer in record.layers()] == [1, 1, 1]
+
+
+def test_a_soft_gate_is_off_where_it_is_exactly_zero(model: GaterNet, images: Tensor) -> None:
+    model.binarizer = SoftGates()
+    with torch.no_grad():
+        model.gater.get_parameter("head.fc2.weight").mul_(20)
+        gates = model.eval()(images).gates
+    assert ((gates > 0) & (gates < 0.5)).any()
+    assert np.array_equal(collect(model, [images]).gates(), (gates > 0).numpy())

@@ -17,7 +17,7 @@ class Builder:
     def __call__(self) -> Decoded:
         self.calls += 1
         images = torch.arange(5 * 12, dtype=torch.uint8).reshape(5, 3, 2, 2)
-        return images, torch.arange(5), ("cat", "dog", "a", "b", "c")
+        return Decoded(images, torch.arange(5), ("cat", "dog", "a", "b", "c"))
 
 
 @pytest.fixture
@@ -37,6 +37,13 @@ def test_images_are_decoded_once(folder: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["key.json", "key.safetensors"]
     cached("other", "one", build)
     assert build.calls == 2
+
+
+def test_what_was_left_out_is_remembered(folder: Path) -> None:
+    def build() -> Decoded:
+        return Builder()()._replace(skipped=("bad.png",))
+
+    assert [cached("key", "x", build).skipped for _ in range(2)] == [{"bad.png"}] * 2
 
 
 @pytest.mark.parametrize("name", ["key.safetensors", "key.json"])

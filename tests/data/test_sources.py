@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from gaternet.data.image_set import channel_statistics
 from gaternet.data.settings import CIFAR10, DIGITS, DataConfig
-from gaternet.data.sources import load
+from gaternet.data.sources import load_in_memory as load
 from gaternet.errors import UserError
 
 RANDOM = np.random.default_rng(0)

@@ -66,7 +66,7 @@ def test_milestones_rise_within_the_schedule(milestones: tuple[float, ...]) -> N
 
 
 def test_plain_network_has_nothing_to_pretrain() -> None:
-    with pytest.raises(UsageError, match="pretrain needs gating"):
+    with pytest.raises(UsageError, match="pretrain names too many recipes"):
         check(replace(PLAIN, pretrain=("digits/resnet8", "digits/resnet8")))
 
 

@@ -17,12 +17,12 @@ from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.digits import load_digits
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GaterNet
-from gaternet.training import compute, phases
-from gaternet.training.config import Compute, Recipe
-from gaternet.training.phases import Sources, build_model, train
+from gaternet.training import compute, phases, starting
+from gaternet.training.config import Compute, Recipe, Sources
+from gaternet.training.phases import build_model, train
 from gaternet.training.run import Run, open_run
 from gaternet.training.trainer import Trainer
-from small_runs import GATED, PLAIN, few_digits, quiet, shown, tree, with_batches
+from small_runs import GATED, PLAIN, few_digits, on_cpu, quiet, shown, tree, with_batches
 
 ONE = with_batches(replace(PLAIN, epochs=1), 128)
 JOINT = with_batches(replace(GATED, epochs=1), 128)
@@ -30,7 +30,7 @@ SCRATCH = Sources("digits", from_scratch=True)
 
 RESULT_KEYS = {
     "recipe", "command", "data", "epochs", "pretrain_epochs", "seed", "settings",
-    "macs_uncounted", "hardware", "computed_with",
+    "macs_uncounted", "hardware", "processes", "computed_with", "gate_form",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
     "parameters", "macs_per_image", "gates",
 }  # fmt: skip
@@ -47,7 +47,7 @@ def run_recipe(
     resume: bool = False,
     console: Console | None = None,
 ) -> Run:
-    return train(recipe, sources, out, device="cpu", resume=resume, console=console or quiet())
+    return train(recipe, sources, out, on_cpu(console), resume=resume)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_metrics_of_every_epoch(joint: Run, plain: Run) -> None:
         assert 0 <= probe[form]["gates"]["near_threshold"] <= 1
     (line,) = plain.metrics()
     assert "open_share" not in line
-    assert line["probe"].keys() == {"images_from", "hard"}
+    assert line["probe"].keys() == {"images_from", "form", "hard"}
     assert list((plain.path / "tensorboard").iterdir())
 
 
@@ -209,8 +209,15 @@ def test_contradictory_sources_are_refused(plain: Run, tmp_path: Path) -> None:
     sources = Sources("digits", gater=plain.path, from_scratch=True)
     with pytest.raises(UsageError, match="--from-scratch and --gater contradict each other"):
         run_recipe(JOINT, tmp_path / "run", sources)
-    with pytest.raises(UsageError, match="give --backbone and --gater, or --from-scratch"):
-        run_recipe(replace(JOINT, pretrain=None), tmp_path / "run", Sources("digits"))
+    with pytest.raises(UsageError, match="--from-scratch and --pretrained contradict each other"):
+        run_recipe(JOINT, tmp_path / "run", Sources("digits", pretrained=True, from_scratch=True))
+    both = Sources("digits", plain.path, plain.path, pretrained=True)
+    with pytest.raises(UsageError, match="--pretrained has no network left"):
+        run_recipe(JOINT, tmp_path / "run", both)
+    with pytest.raises(
+        UsageError, match="digits/resnet8 has no gater to start from: leave --gater"
+    ):
+        run_recipe(ONE, tmp_path / "run", Sources("digits", gater=plain.path))
     assert not (tmp_path / "run").exists()
 
 
@@ -248,7 +255,7 @@ def test_backbone_for_other_classes_is_refused(tmp_path: Path) -> None:
     torch.nn.Module.__init__(model)
     model.backbone = CifarResNet(8, classes=7, channels=1, image_size=8)
     with pytest.raises(UserError, match=r"weights of another network: fc\.weight"):
-        phases._load_part(model, "backbone", run.path)
+        starting.load_part(model, "backbone", run.path)
 
 
 def test_interrupted_pretraining_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +323,7 @@ def test_resuming_with_other_images_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = stopped_run(tmp_path / "run", ONE, Sources("digits"))
-    monkeypatch.setattr(phases, "load", lambda where, data, split, size: few_digits(1000, "train"))
+    monkeypatch.setattr(phases, "load", lambda where, data, split, *more: few_digits(1000, "train"))
     with pytest.raises(UserError, match="begun with other images"):
         run_recipe(ONE, run.path, Sources("digits"), resume=True)
 
@@ -382,8 +389,8 @@ def test_seed_does_not_change_what_is_held_out() -> None:
     images = load_digits("train")
     splits = [phases._split(replace(ONE, validation=100, seed=seed), images) for seed in (0, 1000)]
     (kept, probe), (kept_too, probe_too) = splits
-    assert probe.images.images.equal(probe_too.images.images)
-    assert kept.images.equal(kept_too.images)
+    assert probe.images.fingerprint == probe_too.images.fingerprint
+    assert kept.fingerprint == kept_too.fingerprint != images.fingerprint
 
 
 def test_parts_are_pretrained_as_the_networks_that_the_joint_phase_has() -> None:

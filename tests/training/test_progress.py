@@ -20,6 +20,7 @@ NUMBERS = {"loss": 1.25, "error_percent": 37.5, "images_per_second": 1234.5}
 GATED = NUMBERS | {"open_share": 0.625}
 PROBE: dict[str, Any] = {
     "images_from": "validation",
+    "form": "hard",
     "hard": {"error_percent": 40.0},
     "soft": {"error_percent": 38.0},
 }

@@ -16,9 +16,9 @@ from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.settings import DIGITS
 from gaternet.errors import UserError
 from gaternet.model import GaterNet
-from gaternet.training.config import Compute, Optimizer, Recipe
+from gaternet.training.config import Compute, Optimizer, Recipe, Sources
 from gaternet.training.loop import Probe, fit
-from gaternet.training.phases import Sources, build_model, train
+from gaternet.training.phases import build_model, train
 from gaternet.training.run import open_run
 from gaternet.training.trainer import Trainer
 from small_runs import (
@@ -29,7 +29,7 @@ from small_runs import (
     cpu_plan,
     few_digits,
     new_run,
-    quiet,
+    on_cpu,
     tree,
     with_batches,
 )
@@ -183,19 +183,17 @@ def test_resumed_run_equals_an_undisturbed_one_to_the_byte(
 ) -> None:
     recipe = with_batches(replace(recipe, epochs=3, compute=compute), 128, ema=ema)
     sources = Sources("digits", from_scratch=recipe.gating is not None)
-    whole = train(recipe, sources, tmp_path / "whole", device="cpu", console=quiet())
+    whole = train(recipe, sources, tmp_path / "whole", on_cpu())
     with monkeypatch.context() as patch:
         interrupt(patch, after=15)  # an epoch has 10 steps
         with pytest.raises(Interrupted):
-            train(recipe, sources, tmp_path / "broken", device="cpu", console=quiet())
+            train(recipe, sources, tmp_path / "broken", on_cpu())
     broken = open_run(tmp_path / "broken")
     assert [line["epoch"] for line in broken.metrics()] == [1]
     torch.manual_seed(99)  # what was drawn meanwhile must not matter
-    resumed = train(
-        recipe, sources, tmp_path / "broken", device="cpu", resume=True, console=quiet()
-    )
+    resumed = train(recipe, sources, tmp_path / "broken", on_cpu(), resume=True)
     expected = tree(whole.checkpoints / "epoch-0003")
-    assert {"model.safetensors", "momentum.safetensors"} < expected.keys()
+    assert {"model.safetensors", "optimizer.safetensors"} < expected.keys()
     assert ("trained.safetensors" in expected) == bool(ema)
     found = tree(resumed.checkpoints / "epoch-0003")
     assert found.keys() == expected.keys()
@@ -209,10 +207,8 @@ def test_run_without_momentum_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         interrupt(patch, after=2)
         with pytest.raises(Interrupted):
-            train(recipe, Sources("digits"), tmp_path / "run", device="cpu", console=quiet())
-    run = train(
-        recipe, Sources("digits"), tmp_path / "run", device="cpu", resume=True, console=quiet()
-    )
+            train(recipe, Sources("digits"), tmp_path / "run", on_cpu())
+    run = train(recipe, Sources("digits"), tmp_path / "run", on_cpu(), resume=True)
     assert [line["epoch"] for line in run.metrics()] == [1, 2]
 
 
@@ -223,11 +219,9 @@ def test_run_killed_within_its_first_checkpoint_starts_again(
     with monkeypatch.context() as patch:
         interrupt(patch, after=1)
         with pytest.raises(Interrupted):
-            train(recipe, Sources("digits"), tmp_path / "run", device="cpu", console=quiet())
+            train(recipe, Sources("digits"), tmp_path / "run", on_cpu())
     (tmp_path / "run" / "checkpoints" / ".epoch-0001.7.partial").mkdir()
-    run = train(
-        recipe, Sources("digits"), tmp_path / "run", device="cpu", resume=True, console=quiet()
-    )
+    run = train(recipe, Sources("digits"), tmp_path / "run", on_cpu(), resume=True)
     assert run.result is not None
 
 

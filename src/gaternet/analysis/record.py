@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gaternet.model import GaterNet
+from gaternet.model import GatedModel
+from gaternet.randomness import Purpose, sample_keys
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class LayerUse:
 
 @dataclass(frozen=True)
 class GateRecord:
-    """The hard gates of N images: one bit a gate, so 50,000 images × 47,872 gates take 300 MB."""
+    """The gates of N images: one bit a gate, so 50,000 images × 47,872 gates take 300 MB.
+
+    A bit is set where the gate lets anything through: a soft gate is off where it is exactly 0.
+    """
 
     bits: NDArray[np.uint8]
     """(N, ⌈G / 8⌉), each row packed as by `numpy.packbits`."""
@@ -68,17 +72,23 @@ class GateRecord:
 
 
 @torch.inference_mode()
-def collect(model: GaterNet, batches: Iterable[Tensor]) -> GateRecord:
-    """Record the hard gates of normalised images (N, C, H, W), batch by batch.
+def collect(model: GatedModel, batches: Iterable[Tensor]) -> GateRecord:
+    """Record evaluation's gates of normalised images (N, C, H, W), batch by batch.
 
-    Only the gater runs. The model is put into evaluation mode and left as it was found.
+    Of a GaterNet only the gater runs. Random gates are those that `training.evaluation.evaluate`
+    draws for the same images in the same order. The model is put into evaluation mode and left as
+    it was found.
     """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    rows = [
-        np.packbits(model.binarizer(model.gate_logits(images.to(device))).bool().cpu().numpy(), 1)
-        for images in batches
-    ]
+    rows: list[NDArray[np.uint8]] = []
+    seen = 0
+    for images in batches:
+        index = torch.arange(seen, seen + len(images), device=device)
+        keys = sample_keys(0, Purpose.NETWORK, 0, index)
+        opened = model.decide(images.to(device), keys=keys).gates > 0
+        rows.append(np.packbits(opened.cpu().numpy(), axis=1))
+        seen += len(images)
     model.train(training)
     return GateRecord(np.concatenate(rows), model.slices)

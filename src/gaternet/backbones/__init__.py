@@ -2,68 +2,84 @@
 
 import difflib
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from torch import nn
+
+from gaternet.backbones import densenet_bc, resnet_cifar, resnet_preact, shake_shake
+from gaternet.backbones.config import TIMM_PREFIX, BackboneConfig
 from gaternet.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import nn
+__all__ = ["TIMM_PREFIX", "BackboneConfig", "create", "describe", "usual_names"]
 
-TIMM_PREFIX = "timm/"
-_OWN = re.compile(r"resnet(\d+)(-identity)?")
-_USUAL_DEPTHS = (8, 14, 20, 26, 32, 38, 44, 56, 110)
+Builder = Callable[[re.Match[str], BackboneConfig], nn.Module]
 
+FAMILIES: dict[str, Builder] = {
+    resnet_preact.NAME: resnet_preact.build,
+    resnet_cifar.NAME: resnet_cifar.build,
+    densenet_bc.NAME: densenet_bc.build,
+    shake_shake.NAME: shake_shake.build,
+}
+"""Regular expression → what builds the names that match it; the first that matches counts."""
 
-@dataclass(frozen=True)
-class BackboneConfig:
-    """A CNN by name: `resnetD` with D = 6n + 2, `resnetD-identity` with the parameter-free
-    shortcut, or `timm/NAME`. `classes=0` leaves the classifier out: an extractor for a gater."""
-
-    name: str
-    classes: int
-    channels: int = 3
-    image_size: int = 32
+_OWN = (
+    resnet_cifar.CifarResNet,
+    resnet_preact.PreactResNet,
+    densenet_bc.DenseNetBC,
+    shake_shake.ShakeShake,
+)
 
 
 def usual_names() -> tuple[str, ...]:
-    """Return the names of this package's own backbones at usual depths; any 6n + 2 will do."""
-    plain = [f"resnet{depth}" for depth in _USUAL_DEPTHS]
-    return (*plain, *(f"{name}-identity" for name in plain))
+    """Return the names of this package's own backbones at usual sizes; others follow suit."""
+    return (
+        *resnet_cifar.USUAL_NAMES,
+        *resnet_preact.USUAL_NAMES,
+        *densenet_bc.USUAL_NAMES,
+        *shake_shake.USUAL_NAMES,
+    )
 
 
-def create(config: BackboneConfig) -> "nn.Module":
-    """Build the CNN that `config` names, with fresh weights.
+def create(config: BackboneConfig, *, pretrained: bool = False) -> nn.Module:
+    """Build the CNN that `config` names, with fresh weights, or `pretrained` on ImageNet.
 
-    Raises UserError for an unknown name, with the nearest ones.
+    Raises UserError for an unknown name, with the nearest ones, and where there are no pre-trained
+    weights for it or they cannot be loaded.
     """
     if config.name.startswith(TIMM_PREFIX):
         from gaternet.backbones import timm
 
-        return timm.create(config)
-    own = _OWN.fullmatch(config.name)
-    if own is None or int(own[1]) < 8 or int(own[1]) % 6 != 2:
-        near = difflib.get_close_matches(config.name, usual_names(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "give resnetD with D = 6n + 2"
-        raise UserError(f"unknown backbone {config.name!r}; {hint} (timm/NAME takes any timm CNN)")
-    from gaternet.backbones import resnet_cifar
-
-    return resnet_cifar.CifarResNet(
-        int(own[1]),
-        config.classes,
-        channels=config.channels,
-        shortcut="identity" if own[2] else "projection",
-        image_size=config.image_size,
-    )
+        return timm.create(config, pretrained=pretrained)
+    if pretrained:
+        raise UserError(
+            f"there are no pre-trained weights for {config.name}: only {TIMM_PREFIX}NAME has some"
+        )
+    for pattern, build in FAMILIES.items():
+        if match := re.fullmatch(pattern, config.name):
+            try:
+                return build(match, config)
+            except ValueError as error:
+                raise UserError(f"{_unknown(config.name)}: {error}") from None
+    raise UserError(f"{_unknown(config.name)} (timm/NAME takes any timm CNN)")
 
 
-def describe(module: "nn.Module") -> BackboneConfig:
+def describe(module: nn.Module) -> BackboneConfig:
     """Return the configuration that builds a CNN of this architecture again.
 
     Raises UserError where it cannot be told: neither this package's nor timm's.
     """
-    from gaternet.backbones import resnet_cifar, timm
-
-    if isinstance(module, resnet_cifar.CifarResNet):
+    if isinstance(module, _OWN):
         return module.describe()
+    from gaternet.backbones import timm
+
     return timm.describe(module)
+
+
+def _unknown(name: str) -> str:
+    from gaternet.backbones import timm
+
+    near = difflib.get_close_matches(name, usual_names(), n=3)
+    if timm.knows(name) or not near:
+        near = timm.near_names(name)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see gaternet.backbones.usual_names()"
+    return f"unknown backbone {name!r}; {hint}"

@@ -9,8 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gaternet.data.cropping import BOX_DRAWS, random_resized_crops
 from gaternet.data.settings import Augmentation
 from gaternet.randomness import uniform
+
+_CUTOUT = slice(3, 5)
+_TRIES = slice(5, 3 + BOX_DRAWS)
+_COLUMNS = _TRIES.stop
+"""Each draw has a column of its own, so switching one off leaves the others as they are: top, left,
+mirror, cutout row, cutout column, and the tries of a random-resized crop."""
+
+
+def draws_of(keys: Tensor) -> Tensor:
+    """Return the draws that `augment` makes of keys (N,) int64: (N, M) float32 in [0, 1)."""
+    return uniform(keys, _COLUMNS)
+
+
+def box_draws(draws: Tensor) -> Tensor:
+    """Return those of `draws_of` that place a random-resized crop, (N, BOX_DRAWS)."""
+    return torch.cat((draws[:, :2], draws[:, _TRIES]), dim=1)
 
 
 def augment(
@@ -22,12 +39,14 @@ def augment(
     """Return randomly cropped, mirrored and blanked images, (N, C, H, W) uint8, like `images`.
 
     `keys` (N,) int64 come from `randomness.sample_keys`. The crop pads raw pixels with 0 (black),
-    as torchvision's RandomCrop does before ToTensor: not with the mean. Cutout fills its square
+    as torchvision's RandomCrop does before ToTensor: not with the mean. A random-resized crop is
+    scaled to the old size. Cutout fills its square
     with `mean` (one value in [0, 1] for each channel) rounded to a pixel level: zero after
     `normalise`, within 0.5 / (255 · std). Raises ValueError where it has no mean.
     """
-    # Each draw has a column of its own: switching one off leaves the others as they are.
-    draws = uniform(keys, 5)  # top, left, mirror, cutout row, cutout column
+    draws = draws_of(keys)
+    if augmentation.smallest_area:
+        images = random_resized_crops(images, box_draws(draws), augmentation.smallest_area)
     padding = augmentation.crop_padding
     if padding or augmentation.mirror:
         offsets = (draws[:, :2] * (2 * padding + 1)).long()
@@ -37,7 +56,7 @@ def augment(
         if mean is None:
             raise ValueError("cutout fills with the channels' means: give augment a mean")
         size = torch.tensor(images.shape[2:], device=keys.device)
-        centres = (draws[:, 3:] * size).long()
+        centres = (draws[:, _CUTOUT] * size).long()
         images = cut_out(images, centres, augmentation.cutout, mean)
     return images
 
@@ -48,6 +67,8 @@ def crop(images: Tensor, offsets: Tensor, mirrored: Tensor, padding: int) -> Ten
     `offsets` (N, 2) int64 in [0, 2 · padding] are the crop's top and left; where `mirrored` (N,)
     bool holds, the crop is flipped left and right.
     """
+    if not padding:
+        return torch.where(mirrored[:, None, None, None], images.flip(3), images)
     height, width = images.shape[2:]
     padded = F.pad(images, (padding,) * 4).flatten(2)  # (N, C, padded pixels)
     rows = offsets[:, :1] + torch.arange(height, device=images.device)  # (N, H)

@@ -1,15 +1,33 @@
-"""Batches from a set of images that lies on the device as one tensor."""
+"""Batches on the device: of images that lie there as one tensor, stay on disk, or are streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gaternet.data.augmentation import normalise
+from gaternet.data.augmentation import augment, normalise
+from gaternet.data.image_files import ImageFiles
 from gaternet.data.image_set import ImageSet
+from gaternet.data.loading import Decoder, FileParts, Loading, Order, Part, load_parts
 from gaternet.data.settings import DataConfig
-from gaternet.randomness import permutation
+from gaternet.data.streams import HubStream, StreamParts
+from gaternet.errors import UserError
+from gaternet.randomness import Purpose, permutation, sample_keys
+
+__all__ = [
+    "Batch",
+    "Images",
+    "Loading",
+    "Order",
+    "evaluation_batches",
+    "normalised_batches",
+    "training_batches",
+]
+
+Images = ImageSet | ImageFiles | HubStream
 
 
 class Batch(NamedTuple):
@@ -20,37 +38,110 @@ class Batch(NamedTuple):
     labels: Tensor  # (N,) int64
 
 
-def epoch_batches(
-    image_set: ImageSet, seed: int, epoch: int, batch_size: int, device: torch.device | str
-) -> Iterator[Batch]:
-    """Yield an epoch's training batches, in an order that follows from (seed, epoch) alone.
+def training_batches(images: Images, order: Order, loading: Loading) -> Iterator[Batch]:
+    """Yield an epoch's augmented batches: this rank's part of each.
 
-    The ragged end is dropped, so that every batch has the same shape. Raises ValueError where the
-    set does not fill one batch.
+    Which images and in what order follows from (seed, epoch) alone, each one's augmentation from
+    (seed, epoch, its place) alone; rank r has the r-th of `ranks` equal parts of a batch. (Of a
+    stream, order and places depend on the numbers of ranks and workers too.) The ragged end is
+    dropped. A batch is smaller only where bad images are left out, which are added to
+    `images.skipped`. Raises ValueError where the set does not fill one batch or ranks do not divide
+    it; UserError, naming the image, where one is bad.
     """
-    count = len(image_set)
-    if not 0 < batch_size <= count:
-        raise ValueError(f"batch size {batch_size} does not fit a set of {count} images")
-    image_set = image_set.to(device)
-    order = permutation(seed, epoch, count).to(device)
-    for index in order[: count - count % batch_size].split(batch_size):
-        images = image_set.images.index_select(0, index)
-        yield Batch(index, images, image_set.labels.index_select(0, index))
+    count, size = len(images), order.batch_size
+    if not 0 < size <= count:
+        raise ValueError(f"batch size {size} does not fit a set of {count} images")
+    if size % loading.ranks:
+        raise ValueError(f"batch size {size} cannot be divided by {loading.ranks} ranks")
+    augmentation = order.augmentation
+    if isinstance(images, ImageSet):
+        places = _places(count, order, loading)
+        batches = _from_memory(images.to(loading.device), places, loading.device)
+    else:
+        batches = _from_disk(images, order, loading)
+        augmentation = replace(augmentation, smallest_area=0.0)  # cut while decoding
+    for index, pixels, labels in batches:
+        keys = sample_keys(order.seed, Purpose.AUGMENTATION, order.epoch, index)
+        yield Batch(index, augment(pixels, keys, augmentation, order.data.mean), labels)
 
 
 def evaluation_batches(
-    image_set: ImageSet, batch_size: int, device: torch.device | str
+    images: Images, data: DataConfig, batch_size: int, loading: Loading
 ) -> Iterator[Batch]:
-    """Yield every image exactly once, in the set's order; the last batch may be smaller."""
-    index = torch.arange(len(image_set), device=device)
-    images, labels = image_set.images.split(batch_size), image_set.labels.split(batch_size)
-    for where, pixels, targets in zip(index.split(batch_size), images, labels, strict=True):
-        yield Batch(where, pixels.to(device), targets.to(device))
+    """Yield every image exactly once over all ranks; the last batch may be smaller.
+
+    Each rank has a contiguous part of the set, in its order; of a stream, whole shards where there
+    are enough. Images from disk are scaled and their centre is cut. Raises UserError, naming the
+    image, where one is bad: only of a training split may bad images be left out.
+    """
+    if isinstance(images, ImageSet):
+        share = _share(len(images), loading).split(batch_size)
+        yield from _from_memory(images, share, loading.device)
+        return
+    decoder = Decoder(data, images.split, images.classes, skip=images.on_bad_image == "skip")
+    if isinstance(images, HubStream):
+        parts = load_parts(StreamParts(images, decoder, batch_size, loading), loading)
+    else:
+        places = _share(len(images), loading).split(batch_size)
+        parts = load_parts(FileParts(images, decoder), loading, map(Tensor.tolist, places))
+    for part in parts:
+        images.skipped.update(part.bad)
+        if part.places:
+            yield _on_device(part, loading.device)
 
 
 def normalised_batches(
-    image_set: ImageSet, config: DataConfig, device: torch.device | str, batch_size: int = 500
+    images: Images, config: DataConfig, device: torch.device | str, batch_size: int = 500
 ) -> Iterator[Tensor]:
     """Yield every image exactly once as networks take them, (N, C, H, W) float32."""
-    for batch in evaluation_batches(image_set, batch_size, device):
+    loading = Loading(torch.device(device))
+    for batch in evaluation_batches(images, config, batch_size, loading):
         yield normalise(batch.images, config.mean, config.std)
+
+
+def _places(count: int, order: Order, loading: Loading) -> Iterator[Tensor]:
+    """Yield this rank's part of every batch, as places in a set of `count` images."""
+    size, share = order.batch_size, order.batch_size // loading.ranks
+    places = permutation(order.seed, order.epoch, count)[: count - count % size]
+    for batch in places.split(size):
+        yield batch[loading.rank * share :][:share]
+
+
+def _share(count: int, loading: Loading) -> Tensor:
+    """Return this rank's contiguous part of 0 … count − 1."""
+    rank, ranks = loading.rank, loading.ranks
+    return torch.arange(rank * count // ranks, (rank + 1) * count // ranks)
+
+
+def _from_memory(
+    images: ImageSet, places: Iterable[Tensor], device: torch.device
+) -> Iterator[Batch]:
+    for index in places:
+        index = index.to(images.images.device)
+        pixels, labels = (x.index_select(0, index) for x in (images.images, images.labels))
+        yield Batch(*(x.to(device) for x in (index, pixels, labels)))
+
+
+def _from_disk(images: ImageFiles | HubStream, order: Order, loading: Loading) -> Iterator[Batch]:
+    decoder = Decoder(
+        order.data, images.split, images.classes, order, images.on_bad_image == "skip"
+    )
+    parts: Iterator[Part]
+    if isinstance(images, HubStream):
+        stream = StreamParts(images, decoder, order.batch_size // loading.ranks, loading)
+        parts = islice(load_parts(stream, loading), len(images) // order.batch_size)
+    else:
+        places = _places(len(images), order, loading)
+        parts = load_parts(FileParts(images, decoder), loading, map(Tensor.tolist, places))
+    for part in parts:
+        images.skipped.update(part.bad)
+        if not part.places:
+            raise UserError(
+                f"every image of a batch is bad, {part.bad[0]} first: is the disk there?"
+            )
+        yield _on_device(part, loading.device)
+
+
+def _on_device(part: Part, device: torch.device) -> Batch:
+    index, labels = torch.tensor(part.places), torch.tensor(part.labels)
+    return Batch(index.to(device), part.images.to(device, non_blocking=True), labels.to(device))

@@ -1,9 +1,10 @@
 """Decoded images on disk, so that a data set is decoded once.
 
-An entry is KEY.safetensors (images and labels) and KEY.json (class names, and the SHA-256 of all
-three). The key says what the images were made from, so an entry is never out of date; one that
-does not match its SHA-256 is made again. Both files are a function of the key and each is put in
-place by a rename, so processes that write the same entry at once do no harm.
+An entry is KEY.safetensors (images and labels) and KEY.json (class names, names of the images that
+were left out, and the SHA-256 of images, labels and class names). The key says what the images were
+made from, so an entry is never out of date; one that does not match its SHA-256 is made again. Both
+files are a function of the key and each is put in place by a rename, so processes that write the
+same entry at once do no harm.
 """
 
 import contextlib
@@ -11,7 +12,9 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,8 +22,15 @@ from torch import Tensor
 
 from gaternet.data.image_set import ImageSet, content_digest, make_image_set
 
-Decoded = tuple[Tensor, Tensor, tuple[str, ...]]
-"""Images (N, C, H, W) uint8, labels (N,) int64, class names."""
+
+class Decoded(NamedTuple):
+    """What is decoded once, and kept."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    classes: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """Names of the images that were left out."""
 
 
 def cache_directory() -> Path:
@@ -40,9 +50,9 @@ def cached(key: str, name: str, build: Callable[[], Decoded]) -> ImageSet:
     found = _read(path, name)
     if found is not None:
         return found
-    images, labels, classes = build()
+    images, labels, classes, skipped = build()
     digest = content_digest(images, labels, classes)
-    record = json.dumps({"sha256": digest, "classes": classes})
+    record = json.dumps({"sha256": digest, "skipped": skipped, "classes": classes})
     # SafetensorError is what a full disk comes out as.
     with contextlib.suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +60,8 @@ def cached(key: str, name: str, build: Callable[[], Decoded]) -> ImageSet:
             save_file({"images": images, "labels": labels}, temporary)
         with _replacing(path.with_suffix(".json")) as temporary:
             temporary.write_text(record)
-    return make_image_set(images, labels, classes, name, digest)
+    image_set = make_image_set(images, labels, classes, name, digest)
+    return replace(image_set, skipped=frozenset(skipped))
 
 
 def _read(path: Path, name: str) -> ImageSet | None:
@@ -60,7 +71,8 @@ def _read(path: Path, name: str) -> ImageSet | None:
         images, labels, classes = tensors["images"], tensors["labels"], tuple(record["classes"])
         if content_digest(images, labels, classes) != record["sha256"]:
             return None
-        return make_image_set(images, labels, classes, name, record["sha256"])
+        image_set = make_image_set(images, labels, classes, name, record["sha256"])
+        return replace(image_set, skipped=frozenset(record["skipped"]))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 

@@ -1,8 +1,9 @@
 """What a local folder of images holds: its splits, its files, and a key for their content."""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,12 +31,18 @@ class Folder:
 
     path: Path
     kind: Literal["parquet", "imagefolder"]
-    files: dict[str, tuple[Path, ...]]
+    files: dict[str, tuple[str, ...]]
+    """Relative to the folder, with "/": a million of them take less room than as paths."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the folders that images lie in, over all splits."""
-        return tuple(sorted({file.parent.name for files in self.files.values() for file in files}))
+        return tuple(sorted({class_of(file) for files in self.files.values() for file in files}))
+
+
+def class_of(file: str) -> str:
+    """Return the name of the folder that an image lies in."""
+    return file.split("/")[-2]
 
 
 def find_files(path: Path) -> Folder:
@@ -46,22 +53,21 @@ def find_files(path: Path) -> Folder:
     lie in SPLIT/CLASS/, or in CLASS/ where all are for training. Raises UserError where there is
     neither, naming what is missing or in the wrong place.
     """
-    files = _list_files(path)
-    if tables := [file for file in files if file.suffix == ".parquet"]:
-        splits = _group((_parquet_split(file, path), file) for file in tables)
+    files = list(_files_below(path))
+    if tables := [file for file in files if file.endswith(".parquet")]:
+        splits = _group((_parquet_split(file), file) for file in tables)
         for split, shards in splits.items():
-            _check_shards(split, shards)
+            _check_shards(path, split, shards)
         return Folder(path, "parquet", splits)
-    images = [file for file in files if file.suffix.lower() in IMAGES]
-    if not images:
+    if not files:
         raise UserError(
             f"{path} holds neither parquet files nor images ({', '.join(IMAGES[:4])}, …): give a "
             "folder with train-….parquet and test-….parquet, or with train/CLASS/IMAGE"
         )
-    return Folder(path, "imagefolder", _image_splits(path, images))
+    return Folder(path, "imagefolder", _image_splits(path, files))
 
 
-def files_of(folder: Folder, split: str) -> tuple[Path, ...]:
+def files_of(folder: Folder, split: str) -> tuple[str, ...]:
     """Return the files of a split. Raises UserError, with the splits that there are."""
     if split not in folder.files:
         there = ", ".join(sorted(folder.files))
@@ -78,66 +84,90 @@ def content_key(folder: Folder, split: str) -> str:
     digest = hashlib.sha256()
     for file in files_of(folder, split):
         try:
-            with file.open("rb") as stream:
+            with (folder.path / file).open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").digest()
         except OSError as error:
-            raise UserError(f"{file} cannot be read: {error.strerror}") from None
-        digest.update(f"{file.relative_to(folder.path).as_posix()}\0".encode() + content)
+            raise UserError(f"{folder.path / file} cannot be read: {error.strerror}") from None
+        digest.update(os.fsencode(file) + b"\0" + content)
     if folder.kind == "imagefolder":
-        digest.update("\0".join(folder.classes).encode())
+        digest.update(os.fsencode("\0".join(folder.classes)))
     return digest.hexdigest()
 
 
-def _list_files(path: Path) -> list[Path]:
-    """Return the files at most two folders deep that are not hidden, sorted; links are followed."""
-    wanted = (*IMAGES, ".parquet")
-    found = (file for depth in ("*", "*/*", "*/*/*") for file in path.glob(depth))
-    return sorted(
-        file
-        for file in found
-        if file.suffix.lower() in wanted
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.is_file()
-    )
+def size_key(folder: Folder, split: str) -> str:
+    """Return the SHA-256 of the names and sizes of a split's files, and of all class names.
+
+    That is what can be known of a hundred gigabytes in seconds: a file that was changed and kept
+    its size is not noticed.
+    """
+    digest = hashlib.sha256()
+    for file in files_of(folder, split):
+        try:
+            size = os.stat(os.path.join(folder.path, file)).st_size
+        except OSError as error:
+            raise UserError(f"{folder.path / file} cannot be read: {error.strerror}") from None
+        digest.update(os.fsencode(file) + b"\0%d\0" % size)
+    if folder.kind == "imagefolder":
+        digest.update(os.fsencode("\0".join(folder.classes)))
+    return digest.hexdigest()
 
 
-def _group(pairs: Iterable[tuple[str, Path]]) -> dict[str, tuple[Path, ...]]:
-    groups: dict[str, list[Path]] = {}
+def _files_below(folder: Path, prefix: str = "", depth: int = 3) -> Iterator[str]:
+    """Yield the files at most two folders deep that are not hidden, sorted; links are followed."""
+    try:
+        with os.scandir(folder / prefix) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder / prefix} cannot be read: {error.strerror}") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if depth > 1:
+                yield from _files_below(folder, f"{prefix}{entry.name}/", depth - 1)
+        elif os.path.splitext(entry.name)[1].lower() in (*IMAGES, ".parquet") and entry.is_file():
+            yield prefix + entry.name
+
+
+def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    groups: dict[str, list[str]] = {}
     for split, file in pairs:
         groups.setdefault(split, []).append(file)
     return {split: tuple(files) for split, files in groups.items()}
 
 
-def _parquet_split(file: Path, folder: Path) -> str:
-    begins = re.split(r"[-_.]", file.name)[0]
-    names = (begins, *reversed(file.relative_to(folder).parts[:-1]))
+def _parquet_split(file: str) -> str:
+    *folders, name = file.split("/")
+    names = (re.split(r"[-_.]", name)[0], *reversed(folders))
     return next((SPLITS[name] for name in names if name in SPLITS), "train")
 
 
-def _check_shards(split: str, files: tuple[Path, ...]) -> None:
+def _check_shards(path: Path, split: str, files: tuple[str, ...]) -> None:
     """Refuse a split of which a part is missing, or which is there twice."""
-    if folders := {file.parent for file in files} - {files[0].parent}:
-        raise UserError(f"{files[0].parent} and {folders.pop()} both hold {split} files: give one")
-    shards = [match for file in files if (match := _SHARD.search(file.name))]
+    folders = sorted({(path / file).parent for file in files})
+    if len(folders) > 1:
+        raise UserError(f"{folders[0]} and {folders[1]} both hold {split} files: give one")
+    shards = [match for file in files if (match := _SHARD.search(file))]
     for match in shards:
         if len(shards) != int(match[2]):
             raise UserError(
-                f"{files[0].parent} holds {len(shards)} of {int(match[2])} {split} files "
+                f"{folders[0]} holds {len(shards)} of {int(match[2])} {split} files "
                 f"(…{match[0]}.parquet): download it again"
             )
 
 
-def _image_splits(path: Path, images: list[Path]) -> dict[str, tuple[Path, ...]]:
-    parts = {image: image.relative_to(path).parts for image in images}
+def _image_splits(path: Path, images: list[str]) -> dict[str, tuple[str, ...]]:
     # A class may be called "train" as well: only a folder that holds folders is a split.
-    split_names = {first for first, *rest in parts.values() if first in SPLITS and len(rest) > 1}
+    firsts = {image.split("/")[0] for image in images if image.count("/") > 1}
+    split_names = firsts & set(SPLITS)
     depth = 3 if split_names else 2
     pairs = []
-    for image, names in parts.items():
-        if split_names and names[0] not in split_names:
+    for image in images:
+        first, *rest = image.split("/")
+        if split_names and first not in split_names:
             continue  # beside train/ and test/ there may be pictures that belong to no split
-        if len(names) != depth:
+        if len(rest) + 1 != depth:
             layout = "SPLIT/CLASS/IMAGE" if split_names else "CLASS/IMAGE"
-            raise UserError(f"{image} is not where an image belongs: in {path}/{layout}")
-        pairs.append((SPLITS[names[0]] if split_names else "train", image))
+            raise UserError(f"{path / image} is not where an image belongs: in {path}/{layout}")
+        pairs.append((SPLITS[first] if split_names else "train", image))
     return _group(pairs)

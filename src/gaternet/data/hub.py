@@ -1,9 +1,9 @@
 """Data sets on the Hugging Face hub, downloaded and kept by the `datasets` library."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gaternet.data.decoding import first_line
 from gaternet.data.folders import SPLITS
@@ -23,7 +23,7 @@ def find_revision(name: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
-    with _quiet():
+    with quiet():
         try:
             return HfApi().dataset_info(name, timeout=20).sha
         except OfflineModeIsEnabled:
@@ -45,21 +45,50 @@ def read_hub(name: str, revision: str | None, split: str, classes: int | None) -
     """
     import datasets
 
-    with _quiet():
-        try:
-            found = datasets.load_dataset(name, revision=revision)
-        except Exception as error:  # what fails in a download is beyond listing
-            raise UserError(
-                f"{name} cannot be loaded from the hub ({first_line(error)}): check the name and "
-                "the network"
-            ) from None
-        parts = {SPLITS.get(key, key): part for key, part in found.items()}
-        if split not in parts:
-            raise UserError(f"{name} has no split {split!r}: it has {', '.join(sorted(parts))}")
-        columns = choose_columns(parts[split].features, name, classes)
-        part = parts[split].select_columns([columns.image, columns.label])
+    with quiet():
+        part = _split(name, split, lambda: datasets.load_dataset(name, revision=revision))
+        columns = choose_columns(part.features, name, classes)
+        part = part.select_columns([columns.image, columns.label])
         part = part.cast_column(columns.image, datasets.Image(decode=False))
     return Reader(name, columns.classes, _rows(part, columns, name))
+
+
+def open_stream(
+    name: str, revision: str | None, split: str
+) -> "tuple[datasets.IterableDataset, int]":
+    """Open a split for streaming; return it and its number of images.
+
+    Raises UserError where the data set cannot be reached, has no such split, or does not say how
+    large it is.
+    """
+    import datasets
+
+    def load() -> "datasets.IterableDatasetDict":
+        return datasets.load_dataset(name, revision=revision, streaming=True)
+
+    with quiet():
+        part = _split(name, split, load)
+    described = (part.info.splits or {}).get(str(part.split))
+    if not described or not described.num_examples:
+        raise UserError(
+            f"{name} does not say how many images its split {split!r} has, so it cannot be "
+            "streamed: download it, and give the folder"
+        )
+    return part, described.num_examples
+
+
+def _split(name: str, split: str, load: Callable[[], Mapping[str, Any]]) -> Any:
+    try:
+        found = load()
+    except Exception as error:  # what fails in a download is beyond listing
+        raise UserError(
+            f"{name} cannot be loaded from the hub ({first_line(error)}): check the name and "
+            "the network"
+        ) from None
+    parts = {SPLITS.get(key, key): part for key, part in found.items()}
+    if split not in parts:
+        raise UserError(f"{name} has no split {split!r}: it has {', '.join(sorted(parts))}")
+    return parts[split]
 
 
 def _rows(part: "datasets.Dataset", columns: Columns, name: str) -> Iterator[Row]:
@@ -71,7 +100,7 @@ def _rows(part: "datasets.Dataset", columns: Columns, name: str) -> Iterator[Row
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep progress bars and log lines off the terminal."""
     import datasets
     from huggingface_hub import utils

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class ImageSet:
     name: str
     fingerprint: str
     """First 16 hexadecimal digits of the SHA-256 of images, labels and class names."""
+    skipped: frozenset[str] = frozenset()
+    """Names of the images that were left out because they cannot be decoded or have no label."""
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4:
@@ -42,6 +45,12 @@ class ImageSet:
         """Return the set on `device`; where it is there already, nothing is copied."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def take(self, index: Tensor) -> "ImageSet":
+        """Return the images at `index`, (M,) int64, in that order."""
+        index = index.to(self.images.device)
+        chosen = make_image_set(self.images[index], self.labels[index], self.classes, self.name)
+        return replace(chosen, skipped=self.skipped)
+
 
 def make_image_set(
     images: Tensor, labels: Tensor, classes: Sequence[str], name: str, digest: str | None = None
@@ -61,25 +70,32 @@ def content_digest(images: Tensor, labels: Tensor, classes: Sequence[str]) -> st
     return digest.hexdigest()
 
 
-def split_validation(image_set: ImageSet, size: int, seed: int) -> tuple[ImageSet, ImageSet]:
+class _Selectable(Protocol):
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor) -> Self: ...
+
+
+Images = TypeVar("Images", bound=_Selectable)
+
+
+def split_validation(images: Images, size: int, seed: int) -> tuple[Images, Images]:
     """Return (train, validation): `size` images drawn at random are held out (paper, section 4.1).
 
     Which ones depends on `seed`, `size` and the number of images alone. A larger `size` holds out
-    the same images and more. Both parts keep the set's order. Raises ValueError where `size` is
-    not between 0 and the number of images.
+    the same images and more. Both parts keep the set's order and have fingerprints of their own.
+    Raises ValueError where `size` is not between 0 and the number of images.
     """
-    count = len(image_set)
+    count = len(images)
     if not 0 < size < count:
         raise ValueError(f"cannot hold out {size} of {count} images: give 1 to {count - 1}")
     order = torch.argsort(sample_keys(seed, Purpose.SPLIT, 0, torch.arange(count)), stable=True)
-    return take(image_set, order[size:].sort().values), take(image_set, order[:size].sort().values)
+    return images.take(order[size:].sort().values), images.take(order[:size].sort().values)
 
 
-def take(image_set: ImageSet, index: Tensor) -> ImageSet:
+def take(images: Images, index: Tensor) -> Images:
     """Return the images at `index`, (M,) int64, in that order, with a fingerprint of their own."""
-    index = index.to(image_set.images.device)
-    images, labels = image_set.images[index], image_set.labels[index]
-    return make_image_set(images, labels, image_set.classes, image_set.name)
+    return images.take(index)
 
 
 def channel_statistics(image_set: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:

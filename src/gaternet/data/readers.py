@@ -31,6 +31,22 @@ class Row(NamedTuple):
     def origin(self) -> str:
         return self.source if self.number is None else f"{self.source}, row {self.number},"
 
+    def undecoded(self) -> Path | bytes:
+        """Return the content; raise ValueError, in words that follow `origin`, if there is none."""
+        if self.content is None:
+            raise ValueError("holds no image: remove it")
+        return self.content
+
+
+def check_label(label: int | None, classes: tuple[str, ...]) -> int:
+    """Return the label; raise ValueError, in words that follow the image's name, if it is none."""
+    if label is None or not 0 <= label < len(classes):
+        raise ValueError(
+            f"has label {label}: labels go from 0 to {len(classes) - 1}; "
+            "a split without labels cannot be used"
+        )
+    return label
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -55,22 +71,36 @@ def read_folder(folder: Folder, split: str, classes: int | None) -> Reader:
 
     Raises UserError, here or while the rows are read, naming a file that is corrupt or unfit.
     """
-    files = files_of(folder, split)
+    files = [folder.path / file for file in files_of(folder, split)]
     if folder.kind == "parquet":
-        with _parquet(files[0]) as table:
-            columns = _features(table, files[0], classes)
+        columns, _ = check_tables(files, classes)
         return Reader(str(folder.path), columns.classes, _parquet_rows(files, columns))
     numbers = {name: number for number, name in enumerate(folder.classes)}
     rows = (Row(file, numbers[file.parent.name], str(file), None) for file in files)
     return Reader(str(folder.path), folder.classes, rows)
 
 
+def check_tables(files: Sequence[Path], classes: int | None) -> tuple[Columns, list[int]]:
+    """Return the columns that the files have in common, and each one's number of rows.
+
+    It reads their footers. Raises UserError, naming a file that is corrupt or unlike the first.
+    """
+    counts, columns = [], None
+    for file in files:
+        with open_parquet(file) as table:
+            found = _features(table, file, len(columns.classes) if columns else classes)
+            counts.append(table.metadata.num_rows)
+        columns = columns or found
+        if found != columns:
+            raise UserError(f"{file} and {files[0]} have different columns or classes")
+    assert columns is not None
+    return columns, counts
+
+
 def _parquet_rows(files: Sequence[Path], columns: Columns) -> Iterator[Row]:
     for file in files:
         number = 0
-        with _parquet(file) as table:
-            if _features(table, file, len(columns.classes)) != columns:
-                raise UserError(f"{file} and {files[0]} have different columns or classes")
+        with open_parquet(file) as table:
             for batch in table.iter_batches(ROWS_AT_ONCE, columns=[columns.image, columns.label]):
                 images, labels = batch[columns.image].to_pylist(), batch[columns.label].to_pylist()
                 for image, label in zip(images, labels, strict=True):
@@ -108,7 +138,8 @@ def choose_columns(features: Mapping[str, Any], name: str, classes: int | None) 
 
 
 @contextmanager
-def _parquet(file: Path) -> "Iterator[pq.ParquetFile]":
+def open_parquet(file: Path) -> "Iterator[pq.ParquetFile]":
+    """Open a parquet file; what goes wrong with it in the body becomes a UserError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -25,8 +25,12 @@ class DataConfig:
     """Standard deviation of each channel, of values in [0, 1]."""
     title: str = ""
     """The name as prose has it; left empty it is `name`."""
+    training_images: int = 0
+    """How many the published data set has, for what a recipe costs; 0: not known."""
     held: Literal["memory", "disk"] = "memory"
     """memory: decoded once, one tensor on the device; disk: decoded anew whenever it is needed."""
+    test_split: Literal["test", "validation"] = "test"
+    """The split that errors are reported on; ImageNet's test images have no public labels."""
     shorter_side: int | None = None
     """Pixels that an image's shorter side is scaled to before the centre is cut out for evaluation;
     None: `image_size`."""
@@ -85,6 +89,7 @@ CIFAR10 = DataConfig(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
     title="CIFAR-10",
+    training_images=50_000,
 )
 
 CIFAR100 = DataConfig(
@@ -96,6 +101,7 @@ CIFAR100 = DataConfig(
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
     title="CIFAR-100",
+    training_images=50_000,
 )
 
 DIGITS = DataConfig(
@@ -107,6 +113,7 @@ DIGITS = DataConfig(
     mean=(0.3056,),
     std=(0.3756,),
     title="Digits",
+    training_images=1_297,
 )
 
 IMAGENET = DataConfig(
@@ -118,7 +125,9 @@ IMAGENET = DataConfig(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     title="ImageNet",
+    training_images=1_281_167,
     held="disk",
+    test_split="validation",
     shorter_side=256,
 )
 

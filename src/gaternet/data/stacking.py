@@ -1,28 +1,55 @@
 """From rows of undecoded images to one tensor."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from gaternet.data.cache import Decoded
 from gaternet.data.decoding import decode, resize, to_channels
-from gaternet.data.readers import Reader, Row
+from gaternet.data.readers import Reader, Row, check_label
 from gaternet.errors import UserError
+
+OnBadImage = Literal["stop", "skip"]
+"""What training does with an image that cannot be decoded, or that has no label: stop with an
+error that names it, or leave it out and count it."""
 
 _MAX_BYTES = 4 * 2**30  # while they are stacked, images take twice this
 
 
-def stack(reader: Reader, channels: int | None, image_size: int | None) -> Decoded:
+@dataclass(frozen=True)
+class Wanted:
+    """Which images, and in what form; None: as the data has it."""
+
+    split: str
+    classes: int | None
+    channels: int | None
+    image_size: int | None
+    shorter_side: int | None
+    on_bad_image: OnBadImage
+
+
+def stack(reader: Reader, wanted: Wanted) -> Decoded:
     """Decode every row into images (N, C, H, W) uint8 and labels (N,) int64.
 
     With `channels` None, C is 1 where every image is grey and 3 otherwise; with an `image_size`
-    each image is scaled and cut to it. Raises UserError, naming the row, where an image is corrupt
-    or differs in size from the first, or a label is missing; and where memory would not do.
+    each image is scaled and cut to it. Raises UserError, naming the row, where an image differs in
+    size from the first, or, unless such images are to be skipped, where one is corrupt or has no
+    label; and where memory would not do.
     """
     images: list[Tensor] = []
     labels: list[int] = []
+    skipped: list[str] = []
     size = 0
     for row in reader.rows:
-        image = _decode(row, channels, image_size)
+        try:
+            image, label = _decode(row, wanted), check_label(row.label, reader.classes)
+        except ValueError as error:
+            if wanted.on_bad_image == "stop":
+                raise UserError(f"{row.origin} {error} (split {wanted.split})") from None
+            skipped.append(row.origin)
+            continue
         if images and image.shape[1:] != images[0].shape[1:]:
             here, there = (f"{x.shape[1]}×{x.shape[2]}" for x in (image, images[0]))
             raise UserError(
@@ -30,36 +57,23 @@ def stack(reader: Reader, channels: int | None, image_size: int | None) -> Decod
                 "memory they must have one size; give an image_size to scale them to"
             )
         images.append(image)
-        labels.append(_label(row, reader.classes))
-        size += image.shape[1] * image.shape[2] * (channels or 3)
+        labels.append(label)
+        size += image.shape[1] * image.shape[2] * (wanted.channels or 3)
         if size > _MAX_BYTES:
             raise UserError(
                 f"{row.source}: its images take more than {_MAX_BYTES >> 30} GiB of memory; give a "
                 "smaller image_size"
             )
     if not images:
-        raise UserError(f"{reader.source} holds no images in this split: give other data")
-    channels = channels or max(len(image) for image in images)
+        left_out = f" but {len(skipped)} bad ones" if skipped else ""
+        raise UserError(f"{reader.source} holds no images in this split{left_out}: give other data")
+    channels = wanted.channels or max(len(image) for image in images)
     stacked = torch.stack([to_channels(image, channels) for image in images])
-    return stacked, torch.tensor(labels), reader.classes
+    return Decoded(stacked, torch.tensor(labels), reader.classes, tuple(skipped))
 
 
-def _decode(row: Row, channels: int | None, image_size: int | None) -> Tensor:
-    if row.content is None:
-        raise UserError(f"{row.origin} holds no image: remove it")
-    try:
-        image = decode(row.content)
-    except ValueError as error:
-        raise UserError(f"{row.origin} {error}") from None
-    if image_size:
-        image = resize(image, image_size)
-    return to_channels(image, channels) if channels == 1 else image
-
-
-def _label(row: Row, classes: tuple[str, ...]) -> int:
-    if row.label is None or not 0 <= row.label < len(classes):
-        raise UserError(
-            f"{row.origin} has label {row.label}: labels go from 0 to {len(classes) - 1}; "
-            "a split without labels cannot be used"
-        )
-    return row.label
+def _decode(row: Row, wanted: Wanted) -> Tensor:
+    image = decode(row.undecoded())
+    if wanted.image_size:
+        image = resize(image, wanted.image_size, wanted.shorter_side)
+    return to_channels(image, 1) if wanted.channels == 1 else image

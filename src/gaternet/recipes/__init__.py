@@ -1,12 +1,35 @@
-"""Values only: every recipe is a `Recipe`, found by its name."""
+"""Values only: every recipe is a `Recipe`, found by its name.
+
+DATASET/MODEL is a plain network; -wider, -se and -gated are the paper's other rows; -control and
+-gated-… are comparisons beyond the paper; -short at the end is a schedule a tenth as long.
+"""
 
 import difflib
 
 from gaternet.errors import UsageError
-from gaternet.recipes import cifar, digits
+from gaternet.recipes import comparisons, densenet, digits, imagenet, resnet, shake_shake
 from gaternet.training.config import Recipe, check
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*cifar.RECIPES, *digits.RECIPES)}
+PAPER = (*resnet.TABLE1, *densenet.RECIPES, *shake_shake.RECIPES, *imagenet.RECIPES)
+_GATED = [recipe for recipe in (*PAPER, *resnet.SHORTENED) if recipe.gating]
+_VARIED = [r for r in _GATED if r.name.startswith(("cifar10/resnet20-", "cifar10/resnet56-"))]
+_RESNET101 = next(recipe for recipe in _GATED if recipe.name == "imagenet/resnet101-gated")
+
+_ALL = (
+    *PAPER,
+    *resnet.SHORTENED,
+    *(comparisons.control(recipe) for recipe in _GATED),
+    *(comparisons.vary(r, variant) for r in _VARIED for variant in comparisons.VARIANTS),
+    comparisons.vary(_RESNET101, comparisons.CONVNET_AIG),
+    *(
+        comparisons.smaller_gater(recipe, depth)
+        for recipe in (*resnet.TABLE1, *resnet.SHORTENED)
+        if recipe.name in ("cifar10/resnet20", "cifar10/resnet20-short")
+        for depth in comparisons.SMALLER_GATERS
+    ),
+    *digits.RECIPES,
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 
 def get(name: str) -> Recipe:
@@ -16,3 +39,12 @@ def get(name: str) -> Recipe:
         hint = f"did you mean {' or '.join(near)}?" if near else "see `gaternet recipes list`"
         raise UsageError(f"unknown recipe {name!r}; {hint}")
     return check(RECIPES[name])
+
+
+def describe_length(recipe: Recipe) -> str:
+    """Return the phases of a recipe and their epochs in words."""
+    own = f"{recipe.epochs} epochs"
+    if not recipe.pretrain:
+        return own
+    before = " and ".join(f"{get(n).epochs} of {n}" for n in recipe.pretrain)
+    return f"{own}, after {before} where these are not given"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from gaternet.data.batches import Loading
 from gaternet.errors import UsageError
 from gaternet.training.config import Compute
+from gaternet.training.processes import ALONE, Processes, local_device
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class ComputePlan:
     dtype: torch.dtype
     compile: bool
     memory_format: torch.memory_format
+    workers: int
+    processes: Processes = ALONE
     note: str = ""
 
     @property
@@ -30,9 +34,15 @@ class ComputePlan:
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
 
+    @property
+    def loading(self) -> Loading:
+        """How batches reach this process."""
+        return Loading(self.device, self.processes.rank, self.processes.count, self.workers)
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device `auto`, `cpu`, `cuda` or `cuda:N`; raise UsageError if it is not there."""
+    name = local_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -48,8 +58,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def plan(compute: Compute, device: torch.device) -> ComputePlan:
-    """Resolve the `auto` settings on `device`."""
+def plan(compute: Compute, device: torch.device, processes: Processes = ALONE) -> ComputePlan:
+    """Resolve the `auto` settings on `device`.
+
+    Raises UsageError where batch statistics are to be synchronised and there is no GPU.
+    """
+    if compute.sync_batch_norm and device.type != "cuda":
+        raise UsageError("--compute.sync-batch-norm needs GPUs: PyTorch has it for CUDA only")
     note = ""
     wants = compute.compile == "on" or (compute.compile == "auto" and device.type == "cuda")
     if wants and not _has_compiler():
@@ -62,6 +77,8 @@ def plan(compute: Compute, device: torch.device) -> ComputePlan:
         torch.bfloat16 if bfloat16 else torch.float32,
         wants,
         torch.channels_last if compute.channels_last else torch.contiguous_format,
+        _cores() if compute.workers is None else compute.workers,
+        processes,
         note,
     )
 
@@ -95,6 +112,12 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Return this process's share of the cores that it may run on."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _has_compiler() -> bool:

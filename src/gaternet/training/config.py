@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from math import inf
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -134,6 +135,25 @@ class Recipe:
     __pydantic_config__ = _STRICT
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where a run takes what it does not make: images, and pre-trained networks."""
+
+    data: str
+    backbone: Path | None = None
+    gater: Path | None = None
+    pretrained: bool = False
+    """timm's own weights for the networks that no run is given for."""
+    from_scratch: bool = False
+    on_bad_image: Literal["stop", "skip"] = "stop"
+
+    @property
+    def runs(self) -> dict[str, Path]:
+        """The runs that were given, by part."""
+        given = {"backbone": self.backbone, "gater": self.gater}
+        return {part: path for part, path in given.items() if path}
+
+
 def check(recipe: Recipe) -> Recipe:
     """Return `recipe` if it can be run; raise UsageError that names the contradictory settings."""
     wrong = _faults(recipe)
@@ -203,6 +223,10 @@ def _gating_faults(gating: Gating) -> dict[str, bool]:
             gating.binarizer == "random"
         )
         != (gating.rate is not None and 0 < gating.rate <= 1),
+        "gating.sparsity and gating.target-rate do nothing with gating.binarizer random": (
+            gating.binarizer == "random"
+        )
+        and (gating.sparsity > 0 or gating.target_rate is not None),
         "gating.target-rate must be in [0, 1]": gating.target_rate is not None
         and not 0 <= gating.target_rate <= 1,
         "gating.dropout must be in [0, 1)": not 0 <= gating.dropout < 1,

@@ -3,16 +3,20 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
-from gaternet.data.batches import evaluation_batches
-from gaternet.data.image_set import ImageSet
+from gaternet.data.batches import Images, evaluation_batches
 from gaternet.data.settings import DataConfig
-from gaternet.model import GaterNet
+from gaternet.model import Decision, GatedModel
 from gaternet.randomness import Purpose, sample_keys
+from gaternet.training.compute import ComputePlan
+from gaternet.training.processes import Processes
+
+BATCH_SIZE = 500
+"""Images that are evaluated at once, in each process."""
 
 NEAR_THRESHOLD = 1.0
 """A logit this near the threshold changes sides by one standard deviation of training noise."""
@@ -40,20 +44,23 @@ class Evaluation:
     loss: float
     error_percent: float
     top5_error_percent: float
+    form: GateForm | None
+    """The gates that took part; None for a plain network."""
     gates: GateUse | None
 
 
 class _GateCounter:
-    def __init__(self, model: GaterNet, device: torch.device) -> None:
+    def __init__(self, model: GatedModel, device: torch.device) -> None:
         self.opened = torch.zeros(model.gate_count, dtype=torch.float64, device=device)
         self.near = torch.zeros((), dtype=torch.float64, device=device)
         self.threshold = model.binarizer.threshold
 
-    def add(self, logits: Tensor, gates: Tensor) -> None:
-        self.opened += gates.sum(dim=0, dtype=torch.float64)
-        self.near += ((logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
+    def add(self, decision: Decision) -> None:
+        self.opened += decision.gates.sum(dim=0, dtype=torch.float64)
+        self.near += ((decision.logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
 
-    def use(self, images: int) -> GateUse:
+    def use(self, images: int, processes: Processes) -> GateUse:
+        self.opened, self.near = processes.total(self.opened), processes.total(self.near)
         total = len(self.opened)
         on = int((self.opened == images).sum())
         off = int((self.opened == 0).sum())
@@ -70,42 +77,43 @@ class _GateCounter:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    images: ImageSet,
+    images: Images,
     data: DataConfig,
-    form: GateForm = GateForm.HARD,
-    batch_size: int = 500,
+    plan: ComputePlan,
+    form: GateForm | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
-    """Measure a GaterNet or a plain network on every image exactly once, in float32.
+    """Measure a gated or a plain network on every image exactly once, in float32.
 
-    `form` says which gates take part: hard without noise (the paper's evaluation), soft without
-    noise, or hard with noise. The model is put into evaluation mode and left as it was found.
+    Of several processes each measures its share, and all return the whole. `form` says which gates
+    take part: hard without noise (the paper's evaluation), soft without noise, or hard with noise;
+    None: the binarizer's own. The model is put into evaluation mode and left as it was found.
     """
-    device = next(model.parameters()).device
-    counter = _GateCounter(model, device) if isinstance(model, GaterNet) else None
-    loss = wrong = wrong5 = torch.zeros((), dtype=torch.float64, device=device)
+    device, processes = plan.device, plan.processes
+    counter = _GateCounter(model, device) if isinstance(model, GatedModel) else None
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, loss, wrong, wrong of 5
     training = model.training
     model.eval()
-    for index, pixels, labels in evaluation_batches(images, batch_size, device):
+    for index, pixels, labels in evaluation_batches(images, data, batch_size, plan.loading):
         batch = normalise(pixels, data.mean, data.std)
-        if isinstance(model, GaterNet) and counter is not None:
-            gate_logits = model.gate_logits(batch)
-            keys = sample_keys(0, Purpose.SEMHASH, 0, index)
-            gates = model.binarizer.evaluate(gate_logits, form, keys)
-            counter.add(gate_logits, gates)
-            logits = model(batch, gates=gates).logits
+        if isinstance(model, GatedModel) and counter is not None:
+            keys = sample_keys(0, Purpose.NETWORK, 0, index)
+            logits, decision = model.evaluate(batch, form, keys)
+            counter.add(decision)
         else:
             logits = model(batch)
-        loss = loss + F.cross_entropy(logits, labels, reduction="sum")
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hit = top == labels[:, None]
-        wrong = wrong + (~hit[:, 0]).sum()
-        wrong5 = wrong5 + (~hit.any(dim=1)).sum()
+        wrong, wrong5 = (~hit[:, 0]).sum(), (~hit.any(dim=1)).sum()
+        sums += torch.stack((loss.new_tensor(len(labels)), loss, wrong, wrong5))
     model.train(training)
-    count = len(images)
+    count, total_loss, wrong_images, wrong5_images = processes.total(sums).tolist()
     return Evaluation(
-        images=count,
-        loss=float(loss) / count,
-        error_percent=100 * float(wrong) / count,
-        top5_error_percent=100 * float(wrong5) / count,
-        gates=counter.use(count) if counter else None,
+        images=int(count),
+        loss=total_loss / count,
+        error_percent=100 * wrong_images / count,
+        top5_error_percent=100 * wrong5_images / count,
+        form=form or (model.binarizer.form if isinstance(model, GatedModel) else None),
+        gates=counter.use(int(count), processes) if counter else None,
     )

@@ -1,14 +1,13 @@
 """The one training loop: every phase of every recipe is values handed to `fit`."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
-
 from gaternet.binarizers import GateForm
-from gaternet.data.image_set import ImageSet
-from gaternet.training.config import Recipe
+from gaternet.data.batches import Images
+from gaternet.model import GatedModel
 from gaternet.training.evaluation import evaluate
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
@@ -20,24 +19,31 @@ from gaternet.training.trainer import Trainer, check_finite
 class Probe:
     """Images that are evaluated after every epoch, never test images, and where they come from."""
 
-    images: ImageSet
+    images: Images
     images_from: str
 
 
-def probe_metrics(model: nn.Module, probe: Probe, recipe: Recipe) -> dict[str, Any]:
-    """Evaluate on the probe: under hard, soft and noisy gates where there are gates."""
-    forms = tuple(GateForm) if recipe.gating else (GateForm.HARD,)
-    found = {form.value: evaluate(model, probe.images, recipe.data, form) for form in forms}
-    return {"images_from": probe.images_from} | {name: asdict(e) for name, e in found.items()}
+def probe_metrics(trainer: Trainer, probe: Probe) -> dict[str, Any]:
+    """Evaluate on the probe: under hard, soft and noisy gates where there are gates.
+
+    `form` says which of them are the gates of evaluation.
+    """
+    model, data = trainer.evaluated, trainer.recipe.data
+    binarizer = model.binarizer if isinstance(model, GatedModel) else None
+    forms = binarizer.forms if binarizer else (GateForm.HARD,)
+    found = {form.value: evaluate(model, probe.images, data, trainer.plan, form) for form in forms}
+    form = binarizer.form if binarizer else GateForm.HARD
+    figures = {name: asdict(evaluation) for name, evaluation in found.items()}
+    return {"images_from": probe.images_from, "form": form.value, **figures}
 
 
-def fit(trainer: Trainer, images: ImageSet, probe: Probe, run: Run, reporter: Reporter) -> None:
+def fit(trainer: Trainer, images: Images, probe: Probe, run: Run, reporter: Reporter) -> None:
     """Train until the schedule's last epoch, with a checkpoint and a line of metrics an epoch.
 
     Raises UserError when the loss is no longer finite; the last good checkpoint stays.
     """
     recipe = trainer.recipe
-    with Board(run) as board:
+    with Board(run) if run.writes else nullcontext() as board:
         while trainer.epoch < recipe.epochs:
             start = time.monotonic()
             numbers = trainer.train_epoch(images, reporter)
@@ -46,11 +52,14 @@ def fit(trainer: Trainer, images: ImageSet, probe: Probe, run: Run, reporter: Re
                 trainer.reestimate_batch_norm(images)
             metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
             metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
-            metrics["probe"] = probe_metrics(trainer.evaluated, probe, recipe)
+            metrics["probe"] = shown = probe_metrics(trainer, probe)
+            if images.skipped:
+                metrics["skipped_images"] = len(images.skipped)
             metrics["seconds"] = time.monotonic() - start
-            check_finite(metrics["probe"]["hard"]["loss"], trainer.epoch)
+            check_finite(shown[shown["form"]]["loss"], trainer.epoch)
             # In this order: resuming forgets metrics without a checkpoint, never the reverse.
             run.log(metrics)
             run.save_checkpoint(trainer.epoch, *trainer.state())
-            board.add_epoch(metrics)
+            if board:
+                board.add_epoch(metrics)
             reporter.epoch(metrics)

@@ -33,15 +33,24 @@ def describe_epoch(metrics: Mapping[str, Any], epochs: int) -> str:
     """Return an epoch's training and probe figures in one line."""
     line = f"epoch {metrics['epoch']}/{epochs} · {describe_numbers(metrics)}"
     probe = metrics["probe"]
-    line += f" · {probe['images_from']} error {probe['hard']['error_percent']:.2f} %"
+    own = probe["form"]
+    line += f" · {probe['images_from']} error {probe[own]['error_percent']:.2f} %"
     if "soft" in probe:
-        line += f" (soft gates {probe['soft']['error_percent']:.2f} %)"
+        other = "soft" if own == "hard" else "hard"
+        line += f" ({other} gates {probe[other]['error_percent']:.2f} %)"
+    if "skipped_images" in metrics:
+        line += f" · {metrics['skipped_images']} bad images skipped"
     return line + f" · {metrics['seconds']:.0f} s"
 
 
 def plain_console() -> Console:
     """Return a console that prints names and paths as they are."""
     return Console(markup=False, highlight=False)
+
+
+def silent_console() -> Console:
+    """Return a console that shows nothing: that of every process but the first."""
+    return Console(quiet=True)
 
 
 class _NumbersBelow(Progress):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from gaternet import graph
-from gaternet.data.image_set import ImageSet
+from gaternet.data.batches import Images
 from gaternet.data.settings import DataConfig
-from gaternet.model import GaterNet
+from gaternet.local import LocalGaterNet
+from gaternet.model import GatedModel, GaterNet
 from gaternet.training.compute import hardware
 from gaternet.training.config import recipe_to_dict
 from gaternet.training.evaluation import evaluate
@@ -20,15 +21,15 @@ from gaternet.training.trainer import Trainer
 
 
 def measure(
-    trainer: Trainer, test: ImageSet, run: Run, pretrain_epochs: Mapping[str, int]
+    trainer: Trainer, test: Images, run: Run, pretrain_epochs: Mapping[str, int | str]
 ) -> dict[str, Any]:
     """Return the content of result.json: the trained network on every test image, once.
 
-    `pretrain_epochs` says how long the networks that it started from were trained; it is empty for
-    a network that started from fresh weights.
+    `pretrain_epochs` says for how many epochs the networks that it started from were trained, or by
+    whom else; it is empty for a network that started from fresh weights.
     """
     recipe, model = trainer.recipe, trainer.evaluated
-    found = evaluate(model, test, recipe.data)
+    found = evaluate(model, test, recipe.data, trainer.plan)
     macs, uncounted = macs_per_image(model, recipe.data)
     kept = ("backbone", "gating", "validation", "optimizer", "schedule", "augmentation", "compute")
     settings = {name: value for name, value in recipe_to_dict(recipe).items() if name in kept}
@@ -39,6 +40,7 @@ def measure(
         "pretrain_epochs": dict(pretrain_epochs) or None,
         "seed": recipe.seed,
         "hardware": hardware(trainer.plan.device),
+        "processes": trainer.plan.processes.count,
         "computed_with": {
             "precision": str(trainer.plan.dtype).removeprefix("torch."),
             "compile": trainer.plan.compile,
@@ -49,6 +51,7 @@ def measure(
         "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
         "test_error_percent": round(found.error_percent, 3),
         "test_top5_error_percent": round(found.top5_error_percent, 3),
+        "gate_form": found.form.value if found.form else None,
         "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs_per_image": macs,
@@ -63,15 +66,22 @@ def macs_per_image(model: nn.Module, data: DataConfig) -> tuple[int, dict[str, i
     Every filter is computed, and the gater is included.
     """
     size = (data.channels, data.image_size, data.image_size)
-    if not isinstance(model, GaterNet):
+    if not isinstance(model, GatedModel):
         backbone = graph.trace(model, size)
         return backbone.total_macs, dict(backbone.uncounted)
     backbone = graph.trace(model.backbone, size)
+    if isinstance(model, LocalGaterNet):
+        return backbone.total_macs + _linear_macs(model.heads), dict(backbone.uncounted)
+    assert isinstance(model, GaterNet)
     glance = model.gater.input_size or data.image_size
     extractor = graph.trace(model.gater.extractor, (data.channels, glance, glance))
     assert model.gater.head is not None
-    layers = (m for m in model.gater.head if isinstance(m, nn.Linear))
-    head = sum(layer.in_features * layer.out_features for layer in layers)
+    head = _linear_macs(model.gater.head)
     uncounted = {f"backbone.{name}": calls for name, calls in backbone.uncounted.items()}
     uncounted |= {f"gater.{name}": calls for name, calls in extractor.uncounted.items()}
     return backbone.total_macs + extractor.total_macs + head, uncounted
+
+
+def _linear_macs(module: nn.Module) -> int:
+    layers = (m for m in module.modules() if isinstance(m, nn.Linear))
+    return sum(layer.in_features * layer.out_features for layer in layers)

@@ -37,11 +37,12 @@ class RunConfig:
 
 
 class Run:
-    """A run directory that exists and may be written to."""
+    """A run directory that exists. Of several processes the first one alone writes to it."""
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig, *, writes: bool = True) -> None:
         self.path = path
         self.config = config
+        self.writes = writes
 
     @property
     def checkpoints(self) -> Path:
@@ -53,6 +54,8 @@ class Run:
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one epoch's metrics; raise UserError where the disk does not take them."""
+        if not self.writes:
+            return
         file = self.path / "metrics.jsonl"
         try:
             with file.open("a") as stream:
@@ -76,17 +79,23 @@ class Run:
         self, epoch: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
     ) -> None:
         """Write the checkpoint of a finished epoch and drop those that are no longer needed."""
+        if not self.writes:
+            return
         checkpoint.write(self.checkpoints / f"epoch-{epoch:04d}", tensors, values)
         for old in checkpoint.finished(self.checkpoints)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics of epochs that were begun or finished after checkpoint `epoch`."""
+        if not self.writes:
+            return
         lines = [json.dumps(line) for line in self.metrics() if line["epoch"] <= epoch]
         _write(self.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
+        if not self.writes:
+            return
         _write(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
     @property
@@ -128,7 +137,7 @@ def create_run(path: Path, config: RunConfig) -> Run:
     return Run(path, config)
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path, *, writes: bool = True) -> Run:
     """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
     file = path / "config.json"
     if not path.is_dir():
@@ -147,7 +156,7 @@ def open_run(path: Path) -> Run:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None
-    return Run(path, config)
+    return Run(path, config, writes=writes)
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What changes in the course of a run: the learning rate, and how noisy the gates are."""
+"""What changes in the course of a run: learning rate, noise of the gates, gate dropout."""
 
 import math
 
@@ -15,6 +15,11 @@ def learning_rate(schedule: Schedule, peak: float, progress: float) -> float:
         return float(peak * 0.94 ** math.floor(progress * schedule.decays))
     descent = (progress - schedule.warmup) / (1 - schedule.warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * descent))
+
+
+def gate_dropout_rate(gating: Gating, progress: float) -> float:
+    """Return the rate of gate dropout: from 0 up to `dropout`, linearly (paper, appendix B)."""
+    return gating.dropout * progress
 
 
 def gate_noise(gating: Gating, progress: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -11,21 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from gaternet import checkpoint
-from gaternet.data.augmentation import augment, normalise
-from gaternet.data.batches import epoch_batches
-from gaternet.data.image_set import ImageSet
+from gaternet.data.augmentation import normalise
+from gaternet.data.batches import Images, Order, training_batches
 from gaternet.errors import UserError
 from gaternet.losses import gated_cross_entropy
-from gaternet.model import GaterNet
+from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, sample_keys
 from gaternet.training.compute import ComputePlan, keep_freed_memory
-from gaternet.training.config import Recipe
+from gaternet.training.config import Optimizer, Recipe
+from gaternet.training.processes import Processes
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
-from gaternet.training.schedules import gate_noise, learning_rate
+from gaternet.training.schedules import gate_dropout_rate, gate_noise, learning_rate
 
 LOOK_EVERY_SECONDS = 0.5
 """How often the running means are read: reading them makes the host wait for the device."""
@@ -33,14 +35,17 @@ LOOK_EVERY_SECONDS = 0.5
 BATCH_NORM_BATCHES = 100
 """Batches that BatchNorm's statistics are measured on again when training has ended."""
 
+OPTIMIZER = "optimizer"
+"""Name of the optimiser's tensors in a checkpoint, PARAMETER.SLOT each."""
+
 Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass
 class _Means:
-    """Sums over an epoch's samples, kept on the device."""
+    """Sums over an epoch's samples, kept on the device: loss, wrong predictions, share open."""
 
-    sums: Tensor
+    sums: Tensor  # (3,) float64
     count: int = 0
 
     def add(self, loss: Tensor, wrong: Tensor, opened: Tensor, count: int) -> None:
@@ -55,6 +60,12 @@ class _Means:
             numbers["open_share"] = opened
         return numbers | {"images_per_second": self.count / seconds}
 
+    def over(self, processes: Processes) -> "_Means":
+        """Return the sums over all processes, whose parts of the epoch may differ in size."""
+        counted = torch.cat((self.sums, self.sums.new_tensor([self.count])))
+        *_, count = totals = processes.total(counted)
+        return _Means(totals[:3], int(count))
+
 
 def check_finite(loss: float, epoch: int) -> None:
     """Raise UserError where a loss is NaN or infinite."""
@@ -65,41 +76,68 @@ def check_finite(loss: float, epoch: int) -> None:
         )
 
 
-def make_objective(model: nn.Module, recipe: Recipe, plan: ComputePlan) -> Objective:
-    """Return (images uint8, labels, SemHash keys) → (loss, wrong predictions, share open · N)."""
-    data, smoothing = recipe.data, recipe.optimizer.label_smoothing
-    sparsity = recipe.gating.sparsity if recipe.gating else 0.0
-    gated = isinstance(model, GaterNet)
+def make_objective(network: nn.Module, recipe: Recipe, plan: ComputePlan) -> Objective:
+    """Return (images uint8, labels, keys) → (loss, wrong predictions, share open · N)."""
+    data, gating = recipe.data, recipe.gating
+    smoothing = recipe.optimizer.label_smoothing
+    takes_keys = getattr(getattr(network, "module", network), "takes_keys", False)
 
     def objective(pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         images = normalise(pixels, data.mean, data.std)
         images = images.contiguous(memory_format=plan.memory_format)
         opened = torch.zeros((), device=pixels.device)
         with plan.autocast:
-            output = model(images, keys=keys) if gated else model(images)
-        logits = output.logits if gated else output
-        if gated:
+            output = network(images, keys=keys) if takes_keys else network(images)
+        logits = output if gating is None else output.logits
+        if gating is None:
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        else:
             opened = output.gates.detach().mean(dim=1).sum()
             loss = gated_cross_entropy(
-                logits, output.gates, labels, sparsity=sparsity, label_smoothing=smoothing
+                logits,
+                output.gates,
+                labels,
+                sparsity=gating.sparsity,
+                label_smoothing=smoothing,
+                target_rate=gating.target_rate,
             )
-        else:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         wrong = (logits.detach().argmax(dim=1) != labels).sum()
         return loss, wrong, opened
 
-    if not plan.compile:
-        return objective
+    return _compiled(objective) if plan.compile and plan.processes.count == 1 else objective
+
+
+def distributed(model: nn.Module, plan: ComputePlan) -> nn.Module:
+    """Return what is called in training: the model itself, or, among several processes, one whose
+    backward averages gradients over them and whose forward takes the first one's buffers."""
+    if plan.processes.count == 1:
+        return model
+    network = _compiled(model) if plan.compile else model
+    return DistributedDataParallel(
+        network, device_ids=[plan.device] if plan.device.type == "cuda" else None
+    )
+
+
+def _compiled(function: Any) -> Any:
     # Inductor looks for a CUDA toolkit even when it compiles for the CPU, and says so.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(objective, dynamic=False)
+    return torch.compile(function, dynamic=False)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum over all parameters."""
-    settings = recipe.optimizer
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """Return the optimiser over all parameters that need gradients."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.kind == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters,
+            lr=settings.lr,
+            alpha=0.9,
+            eps=1.0,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
     return torch.optim.SGD(
-        model.parameters(),
+        parameters,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
@@ -116,8 +154,9 @@ class Trainer:
         if plan.device.type == "cpu":
             keep_freed_memory()
         self.model = model.to(plan.device).to(memory_format=plan.memory_format)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.objective = make_objective(self.model, recipe, plan)
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.network = distributed(self.model, plan)
+        self.objective = make_objective(self.network, recipe, plan)
         self.average: AveragedModel | None = None
         if recipe.schedule.ema:
             average = get_ema_multi_avg_fn(recipe.schedule.ema)
@@ -129,16 +168,16 @@ class Trainer:
         """The network whose error counts: the averaged one where there is one."""
         return self.average.module if self.average else self.model
 
-    def steps_per_epoch(self, images: ImageSet) -> int:
+    def steps_per_epoch(self, images: Images) -> int:
         """The ragged last batch is dropped; its images come earlier in the next epoch's order."""
         return len(images) // self.recipe.schedule.batch_size
 
-    def train_epoch(self, images: ImageSet, reporter: Reporter) -> dict[str, float]:
-        """Train on every full batch of one epoch; return means over it."""
+    def train_epoch(self, images: Images, reporter: Reporter) -> dict[str, float]:
+        """Train on every full batch of one epoch; return means over it, of all processes."""
         means = _Means(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
         steps = self.steps_per_epoch(images)
         start = last_look = time.monotonic()
-        gated = isinstance(self.model, GaterNet)
+        gated = self.recipe.gating is not None
         self.model.train()
         for step, batch in enumerate(self.batches(images)):
             self.set_stage((self.epoch + step / steps) / self.recipe.epochs)
@@ -146,35 +185,43 @@ class Trainer:
             now = time.monotonic()
             if now - last_look > LOOK_EVERY_SECONDS and step + 1 < steps:
                 last_look = now
+                # This process's own part: processes do not look at the same moments.
                 numbers = means.read(gated, now - start, self.epoch + 1)
                 reporter.step(self.epoch + 1, self.epoch * steps + step + 1, numbers)
+        means = means.over(self.plan.processes)
         numbers = means.read(gated, time.monotonic() - start, self.epoch + 1)
         self.epoch += 1
+        self.plan.processes.take_from_first((*self.model.buffers(), *self.evaluated.buffers()))
         reporter.step(self.epoch, self.epoch * steps, numbers)
         return numbers
 
-    def batches(self, images: ImageSet) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        recipe, device = self.recipe, self.plan.device
-        size = recipe.schedule.batch_size
-        for index, pixels, labels in epoch_batches(images, recipe.seed, self.epoch, size, device):
-            drawn = sample_keys(recipe.seed, Purpose.AUGMENTATION, self.epoch, index)
-            keys = sample_keys(recipe.seed, Purpose.SEMHASH, self.epoch, index)
-            yield augment(pixels, drawn, recipe.augmentation, recipe.data.mean), labels, keys
+    def batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield this process's part of every batch: augmented images, labels, keys."""
+        recipe = self.recipe
+        order = Order(
+            recipe.seed, self.epoch, recipe.schedule.batch_size, recipe.augmentation, recipe.data
+        )
+        for index, pixels, labels in training_batches(images, order, self.plan.loading):
+            yield pixels, labels, sample_keys(recipe.seed, Purpose.NETWORK, self.epoch, index)
 
     def set_stage(self, progress: float) -> None:
         rate = learning_rate(self.recipe.schedule, self.recipe.optimizer.lr, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if isinstance(self.model, GaterNet) and self.recipe.gating:
+        if isinstance(self.model, GatedModel) and self.recipe.gating:
             self.model.binarizer.set_stage(*gate_noise(self.recipe.gating, progress))
+            self.model.dropout.set_rate(gate_dropout_rate(self.recipe.gating, progress))
 
     def step(self, pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        parts = self.recipe.schedule.accumulate
+        """Take one step; return its loss, wrong predictions and share of gates open · N."""
         sums = []
-        for part in zip(pixels.chunk(parts), labels.chunk(parts), keys.chunk(parts), strict=True):
-            loss, wrong, opened = self.objective(*part)
-            (loss / parts).backward()
-            sums.append(torch.stack((loss.detach() / parts, wrong, opened)))
+        parts = [x.chunk(self.recipe.schedule.accumulate) for x in (pixels, labels, keys)]
+        for number, part in enumerate(zip(*parts, strict=True), start=1):
+            share = len(part[1]) / len(labels)
+            with self._without_averaging() if number < len(parts[0]) else nullcontext():
+                loss, wrong, opened = self.objective(*part)
+                (loss * share).backward()
+            sums.append(torch.stack((loss.detach() * share, wrong, opened)))
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average:
@@ -182,7 +229,12 @@ class Trainer:
         loss, wrong, opened = torch.stack(sums).sum(dim=0)
         return loss, wrong, opened
 
-    def reestimate_batch_norm(self, images: ImageSet) -> None:
+    def _without_averaging(self) -> AbstractContextManager[None]:
+        if isinstance(self.network, DistributedDataParallel):
+            return self.network.no_sync()
+        return nullcontext()
+
+    def reestimate_batch_norm(self, images: Images) -> None:
         """Measure BatchNorm's running statistics again, under the gates of evaluation.
 
         The gater's come first: the backbone's are then taken under the very gates that it gives.
@@ -190,10 +242,11 @@ class Trainer:
         network = self.evaluated
         if isinstance(network, GaterNet):
             update_bn(self._some_images(images), network.gater)
-            network = _UnderHardGates(network.eval())
+            network = _UnderItsGates(network.eval())
         update_bn(self._some_images(images), network)
+        self.plan.processes.take_from_first(self.evaluated.buffers())
 
-    def _some_images(self, images: ImageSet) -> Iterator[Tensor]:
+    def _some_images(self, images: Images) -> Iterator[Tensor]:
         data = self.recipe.data
         for pixels, _, _ in islice(self.batches(images), BATCH_NORM_BATCHES):
             yield normalise(pixels, data.mean, data.std)
@@ -202,10 +255,11 @@ class Trainer:
         """Return tensors and values that `restore` goes on from."""
         tensors: dict[str, Mapping[str, Tensor]] = {
             checkpoint.MODEL: self.evaluated.state_dict(),
-            "momentum": {
-                name: self.optimizer.state[parameter]["momentum_buffer"]
+            OPTIMIZER: {
+                f"{name}.{slot}": value
                 for name, parameter in self.model.named_parameters()
-                if "momentum_buffer" in self.optimizer.state[parameter]
+                for slot, value in self.optimizer.state.get(parameter, {}).items()
+                if isinstance(value, Tensor)
             },
         }
         if self.average:
@@ -229,17 +283,20 @@ class Trainer:
             trained = checkpoint.read_tensors(path, "trained")
             checkpoint.load_weights(self.model, trained, path)
             self.average.n_averaged.fill_(progress["averaged_updates"])
-        momentum = checkpoint.read_tensors(path, "momentum")
-        for name, parameter in self.model.named_parameters():
-            if name in momentum:
-                # In the parameter's own memory layout, which the fused step takes for granted.
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._restore_optimizer(checkpoint.read_tensors(path, OPTIMIZER))
         self.epoch = progress["epoch"]
         run.rewind(self.epoch)
 
+    def _restore_optimizer(self, slots: Mapping[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for key, value in slots.items():
+            name, _, slot = key.rpartition(".")
+            # In the parameter's own memory layout, which the fused step takes for granted.
+            like = parameters[name] if value.shape == parameters[name].shape else value
+            self.optimizer.state[parameters[name]][slot] = torch.empty_like(like).copy_(value)
 
-class _UnderHardGates(nn.Module):
+
+class _UnderItsGates(nn.Module):
     """A GaterNet whose backbone alone is trained or evaluated: its gater stays as it is."""
 
     def __init__(self, network: GaterNet) -> None:
@@ -249,5 +306,4 @@ class _UnderHardGates(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         (network,) = self._network
-        gates = network.binarizer.evaluate(network.gate_logits(images))
-        return network(images, gates=gates).logits
+        return network(images, gates=network.decide(images).gates).logits

@@ -1,0 +1,122 @@
+"""Beyond the paper's comparisons: the control, and the gated network with one thing changed.
+
+The paper argues for global binary gates from a pre-trained gater and never measures the
+alternatives. Each recipe here differs from the gated one in what its name says, and goes through
+the same loop.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gaternet.training.config import Recipe
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed in a gated recipe, and what for."""
+
+    suffix: str
+    title: str
+    gating: Mapping[str, Any]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_NOISE = {"anneal_from": 1.0, "anneal_until": 1.0}
+NO_GATER = {"gater": None, "input_size": None}
+OPEN_RATE = 0.7
+"""Close to what the gated ResNet-20 opens; give the measured rate with --gating.rate."""
+
+AIG_RATE = 0.7
+"""Target rate of ConvNet-AIG's branches; the paper's figure is of a ResNet-101 (section 4.3)."""
+
+CONVNET_AIG = Variant(
+    "aig",
+    "whole residual branches on or off (ConvNet-AIG)",
+    {
+        **NO_GATER,
+        **NO_NOISE,
+        "decides": "branches",
+        "bottleneck": 16,
+        "binarizer": "gumbel-sigmoid",
+        "sparsity": 0.0,
+        "target_rate": AIG_RATE,
+        "opening_bias": 1.9,
+        "dropout": 0.0,
+    },
+)
+"""Veit and Belongie, 2018: a gate for each residual branch, from its own pooled input through 16
+units, open in 87 % of the cases at first."""
+
+SMALLER_GATERS = (8, 14)
+"""Depths of ResNets."""
+
+VARIANTS = (
+    Variant("local", "each layer decides from its own input", {**NO_GATER, "decides": "layers"}),
+    Variant("soft", "soft gates, never binarized", {**NO_NOISE, "binarizer": "soft"}),
+    Variant(
+        "random",
+        "gates at random at one rate",
+        {**NO_NOISE, "binarizer": "random", "rate": OPEN_RATE, "sparsity": 0.0},
+    ),
+    Variant(
+        "straight-through",
+        "straight-through gates without noise",
+        {**NO_NOISE, "binarizer": "straight-through"},
+    ),
+    Variant("gumbel-sigmoid", "Gumbel-sigmoid gates", {"binarizer": "gumbel-sigmoid"}),
+    Variant("hard-concrete", "hard-concrete gates", {"binarizer": "hard-concrete"}),
+    Variant("scratch", "trained from scratch", {}, {"pretrain": ()}),
+    Variant("lambda-0", "without the L1 term", {"sparsity": 0.0}),
+    *(
+        Variant(f"bottleneck-{size}", f"a bottleneck of {size}", {"bottleneck": size})
+        for size in (2, 32, 128)
+    ),
+    *(
+        Variant(f"gater-resnet{depth}", f"ResNet-{depth} as gater", {"gater": f"resnet{depth}"})
+        for depth in SMALLER_GATERS
+    ),
+    Variant("gater-16px", "a gater that sees 16×16 pixels", {"input_size": 16}),
+    CONVNET_AIG,
+)
+
+
+def control(gated: Recipe) -> Recipe:
+    """The equal-compute control: the plain backbone trained on for the joint phase's epochs."""
+    return replace(
+        gated,
+        name=gated.name.replace("-gated", "-control"),
+        reproduces=f"not in the paper: the plain backbone trained on for as many epochs as "
+        f"{gated.name}'s joint phase",
+        gating=None,
+        pretrain=gated.pretrain[:1],
+    )
+
+
+def vary(gated: Recipe, variant: Variant) -> Recipe:
+    """Return the gated recipe with what `variant` changes."""
+    assert gated.gating is not None
+    short = "-short" if gated.name.endswith("-short") else ""
+    gating = replace(gated.gating, **variant.gating)
+    pretrain = gated.pretrain if gating.gater else gated.pretrain[:1]
+    if gating.gater not in (None, gated.gating.gater):
+        pretrain = (pretrain[0], f"{gated.data.name}/{gating.gater}{short}")
+    changed = replace(
+        gated,
+        name=f"{gated.name.removesuffix('-short')}-{variant.suffix}{short}",
+        reproduces=f"not in the paper: {gated.name} with {variant.title}",
+        gating=gating,
+        pretrain=pretrain,
+    )
+    return replace(changed, **variant.changes)
+
+
+def smaller_gater(resnet20: Recipe, depth: int) -> Recipe:
+    """Return the pre-training of a smaller gater, after that of the ResNet-20."""
+    return replace(
+        resnet20,
+        name=resnet20.name.replace("resnet20", f"resnet{depth}"),
+        reproduces=f"not in the paper: pre-training of a smaller gater, ResNet-{depth} on "
+        f"{resnet20.data.title}",
+        backbone=f"resnet{depth}",
+    )

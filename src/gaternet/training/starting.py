@@ -1,0 +1,188 @@
+"""The weights that a run starts from: earlier runs, timm's, a pre-training, or fresh ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gaternet import backbones, checkpoint, recipes
+from gaternet.backbones import BackboneConfig
+from gaternet.errors import UsageError, UserError
+from gaternet.gater import Gater
+from gaternet.local import LocalGaterNet
+from gaternet.model import GaterNet
+from gaternet.rivals import make_binarizer
+from gaternet.training.config import Gating, Recipe, Sources, parts
+from gaternet.training.run import Run, open_run
+
+GATER_SEED_OFFSET = 1000
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where each part of a model gets its first weights."""
+
+    given: Mapping[str, Run]
+    """Runs that the user named."""
+    pretrained: tuple[str, ...]
+    """Parts that take timm's weights."""
+    trained_first: tuple[str, ...]
+    """Parts that this run pre-trains."""
+    fresh: tuple[str, ...]
+
+    def origins(self) -> dict[str, str]:
+        """Say where weights come from, so that a resumed run starts from the same."""
+        runs = {part: str(run.path.resolve()) for part, run in self.given.items()}
+        return {
+            **runs,
+            **dict.fromkeys(self.pretrained, "timm"),
+            **dict.fromkeys(self.trained_first, "pre-trained by this run"),
+            **dict.fromkeys(self.fresh, "fresh"),
+        }
+
+
+def choose_start(recipe: Recipe, sources: Sources) -> Start:
+    """Decide where every part's weights come from.
+
+    Raises UsageError where flags contradict each other or the recipe, UserError where a run that
+    was given cannot serve.
+    """
+    given = sources.runs
+    flag = f"--{next(iter(given))}" if given else "--pretrained"
+    if sources.from_scratch and (given or sources.pretrained):
+        raise UsageError(f"--from-scratch and {flag} contradict each other")
+    missing = tuple(part for part in parts(recipe) if part not in given)
+    for part in given:
+        if part not in parts(recipe):
+            raise UsageError(f"{recipe.name} has no {part} to start from: leave --{part} out")
+    runs = {part: open_run(path) for part, path in given.items()}
+    for part, run in runs.items():
+        _check_given(part, run, recipe)
+    if sources.pretrained:
+        if not missing:
+            raise UsageError("--pretrained has no network left that no run is given for")
+        return Start(runs, missing, (), ())
+    if sources.from_scratch or not recipe.pretrain:
+        return Start(runs, (), (), missing)
+    return Start(runs, (), missing, ())
+
+
+def _check_given(part: str, run: Run, recipe: Recipe) -> None:
+    if run.result is None:
+        raise UserError(f"--{part} {run.path} has not ended: go on with its --resume first")
+    if run.config.recipe.validation < recipe.validation:
+        raise UserError(
+            f"--{part} {run.path} was trained on images that --validation {recipe.validation} "
+            "holds out: train it with the same --validation"
+        )
+
+
+def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
+    """Build the recipe's network with fresh weights that follow from its seed.
+
+    The parts in `pretrained` take timm's weights. Raises UserError where there are none, or where
+    the networks cannot be joined.
+    """
+    torch.manual_seed(recipe.seed)
+    data = recipe.data
+    config = BackboneConfig(recipe.backbone, data.classes, data.channels, data.image_size)
+    backbone = backbones.create(config, pretrained="backbone" in pretrained)
+    if recipe.compute.sync_batch_norm:
+        # Before there are gates: the layers that it replaces would take their hooks along.
+        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    if recipe.gating is None:
+        return backbone
+    try:
+        return _gated(backbone, recipe, recipe.gating, pretrained)
+    except ValueError as error:
+        raise UserError(f"{recipe.backbone} cannot be gated: {error}") from None
+
+
+def _gated(
+    backbone: nn.Module, recipe: Recipe, gating: Gating, pretrained: tuple[str, ...]
+) -> nn.Module:
+    data = recipe.data
+    size = (data.channels, data.image_size, data.image_size)
+    binarizer = make_binarizer(gating.binarizer, gating.rate)
+    if gating.gater is None:
+        return LocalGaterNet(
+            backbone,
+            granularity="filters" if gating.decides == "layers" else "branches",
+            bottleneck=gating.bottleneck,
+            batch_norm=gating.batch_norm,
+            opening_bias=gating.opening_bias,
+            binarizer=binarizer,
+            input_size=size,
+        )
+    config = BackboneConfig(gating.gater, 0, data.channels, data.image_size)
+    gater = Gater(
+        backbones.create(config, pretrained="gater" in pretrained),
+        gating.bottleneck,
+        batch_norm=gating.batch_norm,
+        input_size=gating.input_size,
+        opening_bias=gating.opening_bias,
+    )
+    if recipe.compute.sync_batch_norm:
+        gater = nn.SyncBatchNorm.convert_sync_batchnorm(gater)
+    if gating.binarizer == "random":
+        gater.requires_grad_(False)  # nobody asks it
+    return GaterNet(backbone, gater, input_size=size, binarizer=binarizer)
+
+
+def pretraining(part: str, joint: Recipe) -> Recipe:
+    """Return the recipe that pre-trains the `backbone` or the `gater` of a joint recipe.
+
+    It is the recipe that `joint.pretrain` names, on the same images; what was changed in the joint
+    phase by hand, its length, batches and augmentation, is changed alike.
+    """
+    recipe = recipes.get(joint.pretrain[parts(joint).index(part)])
+    usual = recipes.RECIPES.get(joint.name, joint)
+    gater = joint.gating.gater if joint.gating else None
+    schedule = recipe.schedule
+    if joint.schedule.batch_size != usual.schedule.batch_size:
+        schedule = replace(schedule, batch_size=joint.schedule.batch_size)
+    if joint.schedule.accumulate != usual.schedule.accumulate:
+        schedule = replace(schedule, accumulate=joint.schedule.accumulate)
+    changed = joint.augmentation != usual.augmentation
+    return replace(
+        recipe,
+        data=joint.data,
+        backbone=gater if part == "gater" and gater else joint.backbone,
+        epochs=max(1, round(recipe.epochs * joint.epochs / usual.epochs)),
+        schedule=schedule,
+        augmentation=joint.augmentation if changed else recipe.augmentation,
+        validation=joint.validation,
+        compute=joint.compute,
+        # A seed of its own: where both are ResNet-20 they shall not be twins.
+        seed=joint.seed + (GATER_SEED_OFFSET if part == "gater" else 0),
+    )
+
+
+def load_part(model: nn.Module, part: str, path: Path) -> None:
+    """Load a plain network's weights into a part of `model`, without the classifier in a gater.
+
+    Raises UserError where `path` holds another network.
+    """
+    network = model
+    if part == "gater" and isinstance(model, GaterNet):
+        network = model.gater.extractor
+    elif isinstance(model, GaterNet | LocalGaterNet):
+        network = model.backbone
+    loaded = checkpoint.load(path)
+    found, wanted = checkpoint.describe(loaded), backbones.describe(network)
+    # By name first: a ResNet-56 has every weight of a ResNet-20, and more.
+    if found.gated or found.backbone.name != wanted.name:
+        kind = "gated " if found.gated else ""
+        raise UserError(
+            f"--{part} {path} holds a {kind}{found.backbone.name}, not a plain {wanted.name}"
+        )
+    weights = loaded.state_dict()
+    for name, expected in network.state_dict().items():
+        if name not in weights or weights[name].shape != expected.shape:
+            raise UserError(
+                f"--{part} {path} holds weights of another network: {name} is missing there or "
+                "has another shape"
+            )
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
