@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The core: what the paper's section 3 is made of. Nine lines of ten must be run by the fast tests.
-CORE := graph tracing macs channels structure gate_points gater binarizers model losses
+CORE := graph tracing macs channels branches structure gate_points gater binarizers model losses
 COVER := $(CORE:%=--cov=gaternet.%) --cov-report=term --cov-fail-under=90
 
 .PHONY: demo test test-all check clean

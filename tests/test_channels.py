@@ -24,6 +24,15 @@ class Apply(nn.Module):
         return self.function(x)
 
 
+class Shift(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
 def last(layer: nn.Module) -> tuple[Graph, torch.fx.Node]:
     graph = trace(nn.Sequential(layer), SIZE)
     return graph, list(graph.fx.nodes)[-2]
@@ -53,6 +62,7 @@ LOSING_FUNCTIONS: list[Function] = [
 LOSING: list[nn.Module] = [
     *(nn.Sigmoid(), nn.Hardsigmoid(), nn.LogSigmoid(), nn.Softplus(), nn.Hardtanh(0.5, 1.0)),
     *(nn.ConstantPad2d(1, 0.5), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=4)),
+    Shift(),
     *(Apply(function) for function in LOSING_FUNCTIONS),
 ]
 
@@ -121,3 +131,32 @@ def test_additions_and_concatenations() -> None:
     assert is_concatenation(lambda x: torch.concat([x, x], **axis))
     assert not is_concatenation(lambda x: torch.cat([x, x], 2))
     assert not is_concatenation(lambda x: torch.cat([x, x]))
+
+
+def test_sums_of_tokens() -> None:
+    def is_token_sum(function: Function) -> bool:
+        return channels.is_token_sum(*last(Apply(function)))
+
+    assert is_token_sum(lambda x: x.flatten(2) + x.flatten(2).relu())
+    assert not is_token_sum(lambda x: x + x.relu())
+    assert not is_token_sum(lambda x: x.flatten(2) + 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_slice"),
+    [
+        (lambda x: x[:, :2], True),
+        (lambda x: x[:, 1:3, :, :], True),
+        (lambda x: x.chunk(2, 1)[1], True),
+        (lambda x: torch.split(x, 2, dim=-3)[0], True),
+        (lambda x: x[:, :2, 1:], False),
+        (lambda x: x[:1], False),
+        (lambda x: x.chunk(2, 2)[1], False),
+        (lambda x: x.chunk(2)[0], False),
+        (lambda x: x[:, :2].relu(), False),
+    ],
+)
+def test_ranges_of_channels(function: Function, is_slice: bool) -> None:
+    graph, node = last(Apply(function))
+    images = next(iter(graph.fx.nodes))
+    assert channels.sliced_input(graph, node) is (images if is_slice else None)

@@ -296,6 +296,15 @@ class Stray(nn.Module):
         return nn.ReLU()(x)
 
 
+def test_the_kind_of_device_is_known_to_python() -> None:
+    class ByDevice(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                return x.relu()
+
+    assert "relu" in [n.target for n in trace(ByDevice(), SIZE).fx.nodes]
+
+
 class Assigning(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x[:, 0] = 0

@@ -232,27 +232,165 @@ def test_a_backbone_without_gate_points_is_refused() -> None:
         points_of(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "gates"),
-    [
-        # growth · Σ (layers of a block − 1)
-        ("densenet121", 32 * (5 + 11 + 23 + 15)),
-        ("resnext50_32x4d", 15_104),
-        ("resnetblur50", 15_104),
-        ("resnetv2_50", 15_104),
-        # channels · blocks with a shortcut, per stage
-        ("mobilenetv2_100", 24 + 2 * 32 + 3 * 64 + 2 * 96 + 2 * 160),
-        ("mobilenetv3_large_100", 16 + 24 + 2 * 40 + 3 * 80 + 112 + 2 * 160),
-        ("efficientnet_b0", 24 + 40 + 2 * 80 + 2 * 112 + 3 * 192),
-        ("regnety_008", 64 + 3 * 128 + 8 * 320 + 2 * 768),
-        ("repvgg_a0", 48 + 2 * 48 + 4 * 96 + 14 * 192 + 1280),
-        ("vgg16_bn", 2 * 64 + 2 * 128 + 3 * 256 + 6 * 512 + 2 * 4096),
-        ("efficientnetv2_rw_t", 4560),
-        ("hrnet_w18_small", 5632),
-    ],
-)
-def test_timm_families(name: str, gates: int) -> None:
-    with torch.device("meta"):
-        backbone = timm.create_model(name)
-    assert sum(points_of(backbone, None).values()) == gates
+# --- inner layers, parts and scales -------------------------------------------------------------
+
+
+class Joined(nn.Module):
+    """Two convs on one input, or on its chunks, joined: with a name of its own."""
+
+    def __init__(self, inputs: int, chunks: bool = False) -> None:
+        super().__init__()
+        self.a, self.b = (conv(inputs // 2 if chunks else inputs, 3) for _ in range(2))
+        self.chunks = chunks
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1) if self.chunks else (x, x)
+        return torch.cat([self.a(a), self.b(b)], 1)
+
+
+def test_a_concatenation_inside_a_residual_branch_is_an_inner_layer() -> None:
+    branch = nn.Sequential(conv(4, 6), Joined(6), conv(6, 4))
+    assert points_of(nn.Sequential(conv(3, 4), Block(branch))) == {"1.branch.2": 4}
+    assert points_of(nn.Sequential(conv(3, 6), branch[1], conv(6, 4))) == {"1": 6}
+
+
+def test_a_concatenation_at_the_end_of_a_branch_is_its_last_layer() -> None:
+    joined = nn.Sequential(conv(6, 6), Joined(6))
+    assert points_of(nn.Sequential(conv(3, 6), Block(joined))) == {"1.branch.1": 6}
+    with_norm = nn.Sequential(*joined, nn.BatchNorm2d(6))
+    assert points_of(nn.Sequential(conv(3, 6), Block(with_norm))) == {"1.branch.2": 6}
+
+
+class Hierarchy(nn.Module):
+    """Res2Net: each chunk is added to what the conv before made of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv(2, 2) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = torch.split(x, 2, 1)
+        first = self.convs[0](first)
+        return torch.cat([first, self.convs[1](first + second), last], 1)
+
+
+def test_sums_that_are_joined_inside_a_residual_branch_are_inner_layers() -> None:
+    branch = nn.Sequential(conv(4, 6), Hierarchy(), conv(6, 4))
+    assert points_of(nn.Sequential(conv(3, 4), Block(branch))) == {"1.branch.2": 4}
+
+
+def test_residual_units_inside_a_residual_branch_are_gated() -> None:
+    body = nn.Sequential(Block(conv(4, 4)), Block(conv(4, 4)), conv(4, 4))
+    points = points_of(nn.Sequential(conv(3, 4), Block(body)))
+    assert points == {"1.branch.0.branch": 4, "1.branch.1.branch": 4, "1.branch.2": 4}
+
+
+def test_a_grouped_conv_in_parts_is_one_conv_of_its_chain() -> None:
+    residual = Block(nn.Sequential(conv(4, 4), conv(4, 4)))
+    assert points_of(nn.Sequential(conv(3, 4), Joined(4, chunks=True), conv(6, 4), residual)) == {
+        "3.branch.1": 4
+    }
+    chain = nn.Sequential(conv(3, 4), Joined(4, chunks=True), conv(6, 4))
+    assert points_of(chain) == {"0": 4, "1.a": 3, "1.b": 3, "2": 4}
+
+
+class Wider(nn.Module):
+    """ReXNet: the shortcut is added to the first channels of a wider output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(conv(4, 6), nn.BatchNorm2d(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.cat([y[:, :4] + x, y[:, 4:]], 1)
+
+
+def test_a_shortcut_of_fewer_channels_is_no_concatenation_to_gate() -> None:
+    assert points_of(nn.Sequential(conv(3, 4), Wider(), conv(6, 2))) == {"1.conv.1": 6}
+
+
+class DualPath(nn.Module):
+    """DPN: the first 4 channels are a residual path, the others a dense one."""
+
+    def __init__(self, inputs: int, project: bool) -> None:
+        super().__init__()
+        self.inner = conv(inputs, 5)
+        self.residual, self.dense = conv(5, 4), conv(5, 2)
+        self.projection = conv(inputs, 8, 1) if project else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        old = self.projection(x)
+        inner = self.inner(x)
+        return torch.cat([old[:, :4] + self.residual(inner), old[:, 4:], self.dense(inner)], 1)
+
+
+def test_a_dual_path_gates_what_is_added_and_what_is_new() -> None:
+    backbone = nn.Sequential(conv(3, 4), DualPath(4, True), DualPath(10, False), conv(12, 2))
+    assert points_of(backbone) == {
+        f"{block}.{path}": gates
+        for block in (1, 2)
+        for path, gates in (("residual", 4), ("dense", 2))
+    }
+
+
+class Squeeze(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce, self.expand = conv(4, 2, 1), conv(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * (scale + scale).sigmoid()
+
+
+def test_what_computes_a_scale_is_not_gated() -> None:
+    assert points_of(nn.Sequential(conv(3, 4), Squeeze(), conv(4, 5))) == {"0": 4, "2": 5}
+
+
+class Ghost(nn.Module):
+    """Half of the channels are made of the other half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.primary, self.cheap = conv(4, 2), conv(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.primary(x)
+        return torch.cat([x, self.cheap(x)], 1)[:, :4]
+
+
+def test_of_branches_with_as_few_convs_on_a_path_the_one_with_fewer_in_all_is_the_shortcut() -> (
+    None
+):
+    block = Block(nn.Sequential(Ghost(), Ghost()), nn.Sequential(conv(4, 4), conv(4, 4)))
+    assert points_of(nn.Sequential(conv(3, 4), block)) == {"1.branch.1": 4}
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return (tokens + self.linear(tokens)).transpose(1, 2).reshape(x.shape)
+
+
+def test_branches_over_tokens_are_refused_with_the_points_that_there_are() -> None:
+    backbone = nn.Sequential(conv(3, 4), Block(conv(4, 4)), Tokens())
+    with pytest.raises(ValueError, match=r"`2` adds a branch to tokens .*points=\['1\.branch'\]"):
+        points_of(backbone)
+
+
+def test_sizes_make_no_feature_maps() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encode, self.conv = conv(1, 4, 1), conv(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = torch.arange(x.shape[2]).float().view(1, 1, -1, 1).expand(len(x), 1, -1, 8)
+            return x + self.conv(x + self.encode(rows))
+
+    assert points_of(nn.Sequential(conv(3, 4), Positions())) == {"1.conv": 4}

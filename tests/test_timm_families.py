@@ -1,6 +1,8 @@
 """timm's CNN families under gates: counts worked out by hand, plain outputs as the oracle."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import timm
@@ -11,6 +13,7 @@ from gaternet import Gater, GaterNet, find_gate_points, gated_cross_entropy, tra
 from small_networks import conv
 from timm_families import FAMILIES, Family
 
+PAGE = Path(__file__).parents[1] / "docs" / "any-cnn.md"
 ONE_OF_EACH_KIND = {
     *("ResNet-D", "SKNet", "ResNeSt", "RegNetZ", "NF-ResNet", "DPN", "Inception-ResNet-v2"),
     *("Xception", "VGG-BN", "MobileNetV2", "MixNet", "LCNet", "ReXNet", "GhostNet", "RepVGG"),
@@ -31,6 +34,12 @@ each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: fam
 def test_gates_are_where_the_published_tables_have_them(family: Family) -> None:
     points = find_gate_points(trace(family.create_on_meta()))
     assert sum(point.gates for point in points) == family.gates
+    assert family.row(len(points)) in PAGE.read_text().splitlines()
+
+
+def test_the_page_lists_the_families_and_no_others() -> None:
+    listed = re.findall(r"^\| ([^|]*) \| `", PAGE.read_text(), re.MULTILINE)
+    assert listed == [family.name for family in FAMILIES]
 
 
 # --- the forward, exactly -----------------------------------------------------------------------
@@ -163,4 +172,4 @@ def test_what_is_refused_can_be_gated_by_names() -> None:
             Gater(extractor, bottleneck=4),
             points=lambda name: name.endswith("conv3_1x1.bn") and name < "stages.2",
         )
-    assert model.gate_count == 16 + 2 * 24
+    assert model.gate_count == 16 + 3 * 24

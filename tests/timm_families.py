@@ -26,6 +26,12 @@ class Family:
     def create(self, **options: Any) -> nn.Module:
         return timm.create_model(self.model, **self.options | options)
 
+    def row(self, points: int) -> str:
+        """Its line in the table of docs/any-cnn.md."""
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        model = f"`{self.model}`{options}"
+        return f"| {self.name} | {model} | {self.gates:,} | {points} points | {self.where} |"
+
     def create_on_meta(self) -> nn.Module:
         with torch.device("meta"):
             return self.create()
@@ -46,8 +52,11 @@ HRNET = (
     + ((1 + 2 + 3) * (16 + 32) + (2 + 3) * 64 + 3 * 128)  # what is fused into each branch
     + (256 + 512 + 1024)  # what is fused in the head
 )
-GHOST_CNN = "outputs of Ghost modules"
+# the units of each stage, and the conv after them that is joined with the other half
+CSPDARKNET = (1 + 1) * 64 + (2 + 1) * 64 + (8 + 1) * 128 + (8 + 1) * 256 + (4 + 1) * 512
+VOVNET = (128 + 3 * 64) + (112 + 3 * 80) + (256 + 3 * 96) + (384 + 3 * 112)
 CONCATENATIONS = "concatenations"
+JOINED = "residual branches, joined convs"
 CHAIN = "every conv"
 SMALL_VGG = {"mlp_ratio": 1 / 16}
 
@@ -75,8 +84,11 @@ FAMILIES = (
     Family("Inception-v3", "inception_v3", 10_048, CONCATENATIONS, 128),
     Family("Inception-v4", "inception_v4", 16_608, CONCATENATIONS, 128),
     Family(
-        *("Inception-ResNet-v2", "inception_resnet_v2"),
-        *(11 * 320 + 21 * 1088 + 11 * 2080, "residual branches, concatenations between", 128),
+        "Inception-ResNet-v2",
+        "inception_resnet_v2",
+        11 * 320 + 21 * 1088 + 11 * 2080,
+        "residual branches, concatenations between",
+        128,
     ),
     Family("Xception", "legacy_xception", XCEPTION),
     Family("Aligned Xception", "xception41", XCEPTION),
@@ -89,7 +101,8 @@ FAMILIES = (
     Family("MNASNet", "mnasnet_small", 8 + 16 + 6 * 32 + 2 * 88),
     Family("EfficientNet", "efficientnet_b0", 24 + 40 + 2 * 80 + 2 * 112 + 3 * 192),
     Family(
-        *("EfficientNetV2", "efficientnetv2_rw_t"),
+        "EfficientNetV2",
+        "efficientnetv2_rw_t",
         2 * 24 + 3 * 40 + 3 * 48 + 5 * 104 + 8 * 128 + 13 * 208,
     ),
     Family("TinyNet", "tinynet_e", 40 + 56 + 96),
@@ -110,19 +123,10 @@ FAMILIES = (
     Family("HRNet", "hrnet_w18_small", HRNET, "residual branches, what is fused"),
     Family("DLA", "dla46_c", 1_600, "residual branches, roots that are joined again"),
     Family("DarkNet", "darknet17", 64 + 128 + 256 + 512 + 1024),
-    Family(
-        *("CSPNet (CSPResNet)", "cspresnet50"),
-        *(4 * 128 + 4 * 256 + 6 * 512 + 3 * 1024, "residual branches, joined convs"),
-    ),
-    Family(
-        *("CSPNet (CSPDarkNet)", "cspdarknet53"),
-        *(2 * 64 + 3 * 64 + 9 * 128 + 9 * 256 + 5 * 512, "residual branches, joined convs"),
-    ),
+    Family("CSPNet (CSPResNet)", "cspresnet50", 4 * 128 + 4 * 256 + 6 * 512 + 3 * 1024, JOINED),
+    Family("CSPNet (CSPDarkNet)", "cspdarknet53", CSPDARKNET, JOINED),
     Family("CS3", "cs3darknet_s", 32 + 3 * 64 + 4 * 128 + 256),
-    Family(
-        *("VoVNet", "ese_vovnet19b_slim"),
-        *((128 + 3 * 64) + (112 + 3 * 80) + (256 + 3 * 96) + (384 + 3 * 112), CONCATENATIONS),
-    ),
+    Family("VoVNet", "ese_vovnet19b_slim", VOVNET, CONCATENATIONS),
     Family("HGNetV2", "hgnetv2_b0", 1_248, "joined convs, residual branches"),
     Family("SelecSLS", "selecsls42", 2 * 32 + 128 + 144 + 288 + 304 + 608, "joined convs"),
 )

@@ -191,7 +191,11 @@ class BackboneTracer(fx.Tracer):
             case "get_attr":
                 return self._attribute(node)
             case "call_module":
-                return self.skeleton.get_submodule(str(node.target)).forward(*args, **kwargs)
+                layer = self.skeleton.get_submodule(str(node.target))
+                if type(layer) is nn.BatchNorm2d:
+                    # As evaluation has it. On fake tensors it takes longer than all the rest.
+                    return torch.empty_like(args[0] if args else kwargs["input"])
+                return layer.forward(*args, **kwargs)
             case "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         assert callable(node.target)

@@ -128,15 +128,15 @@ def test_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> Non
 def test_torchrun_trains_a_recipe(tmp_path: Path) -> None:
     out = tmp_path / "run"
     train_words = ["-m", "gaternet", "train", "digits/resnet8-gated", "--epochs", "1"]
+    train_words.append("--from-scratch")
     done = torchrun(*train_words, "--device", "cpu", "--out", str(out))
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["processes"] == 2
-    assert result["pretrain_epochs"] == {"backbone": 1, "gater": 1}
     # One of them wrote and spoke.
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
     assert done.stdout.count("digits/resnet8-gated: test error") == 1
     again = torchrun(*train_words, "--device", "cpu", "--out", str(out))
     assert again.returncode != 0
     assert "holds a run already" in again.stderr
-    assert "Traceback" not in again.stderr.partition("ChildFailedError")[0]
+    assert "gaternet/training" not in again.stderr  # the launcher's own traceback is its own

@@ -72,20 +72,22 @@ def evaluation_batches(
 
     Each rank has a contiguous part of the set, in its order; of a stream, whole shards where there
     are enough. Images from disk are scaled and their centre is cut. Raises UserError, naming the
-    image, where one is bad.
+    image, where one is bad: only of a training split may bad images be left out.
     """
     if isinstance(images, ImageSet):
         share = _share(len(images), loading).split(batch_size)
         yield from _from_memory(images, share, loading.device)
         return
-    decoder = Decoder(data, images.split, images.classes)
+    decoder = Decoder(data, images.split, images.classes, skip=images.on_bad_image == "skip")
     if isinstance(images, HubStream):
         parts = load_parts(StreamParts(images, decoder, batch_size, loading), loading)
     else:
         places = _share(len(images), loading).split(batch_size)
         parts = load_parts(FileParts(images, decoder), loading, map(Tensor.tolist, places))
     for part in parts:
-        yield _on_device(part, loading.device)
+        images.skipped.update(part.bad)
+        if part.places:
+            yield _on_device(part, loading.device)
 
 
 def normalised_batches(

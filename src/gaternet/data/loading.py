@@ -74,7 +74,7 @@ class Decoder:
     order: Order | None = None
     """None: for evaluation."""
     skip: bool = False
-    """Leave bad images out. Evaluation never does."""
+    """Leave bad images out."""
 
     def decode(self, places: Sequence[int], rows: Iterable[Row]) -> Part:
         """Return rows as one batch; `places` decide on the random crops."""

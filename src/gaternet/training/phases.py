@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from gaternet.data.batches import Images
+from gaternet.data.image_files import ImageFiles
 from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.data.streams import HubStream
@@ -30,6 +31,7 @@ from gaternet.training.starting import (
 from gaternet.training.trainer import Trainer
 
 PROBE_IMAGES = 2000
+SHOWN_BAD_IMAGES = 5
 VALIDATION_SEED = 0
 """Every run holds out the same images, whatever its own seed (paper, section 4.1)."""
 
@@ -84,6 +86,12 @@ def train(
     steps = recipe.epochs * trainer.steps_per_epoch(images)
     with reporting(recipe.name, steps, recipe.epochs, console) as shown:
         fit(trainer, images, probe, run, shown)
+    if images.skipped:
+        shown_names = ", ".join(sorted(images.skipped)[:SHOWN_BAD_IMAGES])
+        console.print(
+            f"{len(images.skipped)} bad images were left out of training: {shown_names}",
+            soft_wrap=True,
+        )
     result = measure(trainer, test, run, _before(start, begun)) | {"command": options.command}
     run.finish(result)
     processes.wait()
@@ -192,6 +200,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _split(recipe: Recipe, images: Images) -> tuple[Images, Probe]:
     if recipe.validation:
         kept, held = split_validation(images, recipe.validation, VALIDATION_SEED)
+        if isinstance(held, ImageFiles):
+            held = replace(held, on_bad_image="stop")  # whatever is evaluated must be whole
         return kept, Probe(held, "validation")
     sample = max(1, min(PROBE_IMAGES, len(images) // 5))
     if isinstance(images, HubStream):

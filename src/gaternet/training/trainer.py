@@ -210,7 +210,8 @@ class Trainer:
             group["lr"] = rate
         if isinstance(self.model, GatedModel) and self.recipe.gating:
             self.model.binarizer.set_stage(*gate_noise(self.recipe.gating, progress))
-            self.model.dropout.set_rate(gate_dropout_rate(self.recipe.gating, progress))
+            if self.recipe.gating.dropout:
+                self.model.dropout.set_rate(gate_dropout_rate(self.recipe.gating, progress))
 
     def step(self, pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step; return its loss, wrong predictions and share of gates open · N."""
@@ -243,6 +244,8 @@ class Trainer:
         if isinstance(network, GaterNet):
             update_bn(self._some_images(images), network.gater)
             network = _UnderItsGates(network.eval())
+        elif isinstance(network, GatedModel):
+            network = _UnderLocalGates(network.eval())
         update_bn(self._some_images(images), network)
         self.plan.processes.take_from_first(self.evaluated.buffers())
 
@@ -307,3 +310,16 @@ class _UnderItsGates(nn.Module):
     def forward(self, images: Tensor) -> Any:
         (network,) = self._network
         return network(images, gates=network.decide(images).gates).logits
+
+
+class _UnderLocalGates(nn.Module):
+    """A model whose BatchNorms are in training while its gates are those of evaluation."""
+
+    def __init__(self, network: GatedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        self.network.binarizer.eval()
+        self.network.dropout.eval()
+        return self.network(images).logits

@@ -1,0 +1,86 @@
+"""Whole runs on images that stay on disk: a small folder, two worker processes, bad images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gaternet.data.settings import Augmentation, DataConfig
+from gaternet.errors import UserError
+from gaternet.training.config import Compute, Recipe, Sources
+from gaternet.training.phases import train
+from small_runs import PLAIN, on_cpu, quiet, shown, with_batches
+
+DATA = DataConfig(
+    name="pictures",
+    hub=None,
+    classes=2,
+    image_size=16,
+    channels=3,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    held="disk",
+    test_split="validation",
+    shorter_side=20,
+)
+
+
+def recipe(**settings: object) -> Recipe:
+    compute = Compute(precision="float32", compile="off", channels_last=False, workers=0)
+    augmentation = Augmentation(crop_padding=0, smallest_area=0.25)
+    base = replace(PLAIN, data=DATA, epochs=1, compute=compute, augmentation=augmentation)
+    return replace(with_batches(base, 8), **settings)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 5)):
+        for number, name in enumerate(("bright", "dark")):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for i in range(count):
+                values = generator.integers(128 * number, 128 * number + 128, (24, 30 + i, 3))
+                picture = Image.fromarray(values.astype(np.uint8))
+                picture.save(tmp_path / "pictures" / split / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def test_run_from_disk_does_not_depend_on_its_workers(folder: Path, tmp_path: Path) -> None:
+    runs = []
+    for workers in (0, 2):
+        wanted = recipe(compute=replace(recipe().compute, workers=workers))
+        run = train(wanted, Sources(str(folder)), tmp_path / f"run-{workers}", on_cpu())
+        runs.append((run.path / "checkpoints/epoch-0001/model.safetensors").read_bytes())
+        assert run.result is not None
+        assert "skipped_images" not in run.metrics()[0]
+    assert runs[0] == runs[1]
+
+
+def test_bad_training_image_stops_the_run_or_is_left_out(folder: Path, tmp_path: Path) -> None:
+    bad = folder / "train" / "dark" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"dark/3\.png.*--on-bad-image skip \(split train\)"):
+        train(recipe(), Sources(str(folder)), tmp_path / "stopped", on_cpu())
+    console = quiet()
+    sources = Sources(str(folder), on_bad_image="skip")
+    run = train(recipe(), sources, tmp_path / "skipped", on_cpu(console))
+    assert run.metrics()[0]["skipped_images"] == 1
+    assert "1 bad images skipped" in shown(console)
+    assert "dark/3.png" in shown(console)
+
+
+def test_bad_image_in_evaluation_is_always_an_error(folder: Path, tmp_path: Path) -> None:
+    (folder / "val" / "bright" / "2.png").write_bytes(b"no image")
+    sources = Sources(str(folder), on_bad_image="skip")
+    with pytest.raises(UserError, match=r"bright/2\.png is no image .*\(split validation\)"):
+        train(recipe(), sources, tmp_path / "run", on_cpu())
+
+
+def test_held_out_image_that_is_bad_is_an_error(folder: Path, tmp_path: Path) -> None:
+    for file in (folder / "train").rglob("*.png"):
+        file.write_bytes(b"no image")
+    sources = Sources(str(folder), on_bad_image="skip")
+    with pytest.raises(UserError, match=r"no image|every image of a batch is bad"):
+        train(recipe(validation=8), sources, tmp_path / "run", on_cpu())
