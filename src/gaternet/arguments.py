@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tyro import MISSING
+import tyro
 from tyro.conf import FlagCreatePairsOff
 
-from gaternet import flags
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UsageError
+from gaternet.flags import REGISTRY
 from gaternet.recipes import describe_length
 from gaternet.training.config import (
     Compute,
@@ -69,7 +69,7 @@ class GatedArguments(TrainingArguments):
 def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
     """Return what was typed behind `gaternet train RECIPE`; a wrong flag ends the process."""
     default = TrainingArguments(
-        out=MISSING,
+        out=tyro.MISSING,
         data=recipe.data.hub,
         network=recipe.backbone,
         epochs=recipe.epochs,
@@ -82,11 +82,12 @@ def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
     )
     if recipe.gating:
         default = GatedArguments(**vars(default), gating=recipe.gating)
-    return flags.parse(
+    return tyro.cli(
         type(default),
-        f"gaternet train {recipe.name}",
-        words,
         default=default,
+        prog=f"gaternet train {recipe.name}",
+        args=list(words),
+        registry=REGISTRY,
         description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}. "
         f"{describe_length(recipe)}.",
     )

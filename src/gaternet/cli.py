@@ -8,10 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from gaternet import flags
 from gaternet.errors import UsageError, UserError
+from gaternet.flags import REGISTRY
 from gaternet.spelling import did_you_mean
 
 GateFormName = Literal["hard", "soft", "noisy"]
@@ -100,7 +101,8 @@ def evaluate(
 def predict(
     run: Positional[Path],
     images: Annotated[
-        Positional[tuple[Path, ...]], arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)")
+        Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)"),
     ],
     device: str = "auto",
     json: Switch = False,
@@ -215,7 +217,7 @@ def _run(words: Sequence[str]) -> None:
             rest = [*rest[1:], rest[0]]
         _train_recipe(rest[0], rest[1:])
     else:
-        flags.parse(COMMANDS[name], f"gaternet {name}", rest)
+        tyro.cli(COMMANDS[name], prog=f"gaternet {name}", args=rest, registry=REGISTRY)
 
 
 def _overview() -> str:

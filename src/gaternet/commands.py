@@ -78,11 +78,11 @@ def evaluate_run(
 
     Raises UserError where there is none, or where data or flags do not go with it.
     """
+    if request.threshold is not None and not isfinite(request.threshold):
+        raise UsageError(f"--threshold {request.threshold} is no finite number")
     run = open_run(path)
     device = choose_device(request.device)
     model = checkpoint.load(path).to(device)
-    if request.threshold is not None and not isfinite(request.threshold):
-        raise UsageError(f"--threshold {request.threshold} is no finite number")
     if not isinstance(model, GatedModel) and (
         request.threshold is not None or request.gates is not None
     ):

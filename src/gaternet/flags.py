@@ -1,10 +1,8 @@
-"""How words become values: one parser of typed arguments for every command."""
+"""How optional values are read from the command line and shown in its help."""
 
-from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args
+from typing import Any, Union, get_args
 
-import tyro
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -15,31 +13,11 @@ from tyro.constructors import (
 NONE = "none"
 """What is typed for None."""
 
-T = TypeVar("T")
-_REGISTRY = ConstructorRegistry()
+REGISTRY = ConstructorRegistry()
+"""How the types of arguments are read, for `tyro.cli`."""
 
 
-def parse(
-    target: Callable[..., T],
-    prog: str,
-    words: Sequence[str],
-    *,
-    default: T | None = None,
-    description: str | None = None,
-) -> T:
-    """Call `target`, a function or a dataclass, with what `words` say; a wrong word ends the process.
-
-    prog: the command, for its help
-    default: a dataclass's values where nothing is said
-    description: of the help; None: the docstring's
-    """
-    given = {} if default is None else {"default": default}
-    return tyro.cli(
-        target, prog=prog, args=list(words), description=description, registry=_REGISTRY, **given
-    )
-
-
-@_REGISTRY.primitive_rule
+@REGISTRY.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Read and show `X | None` as X or the word none; tyro's own rule shows {None}|X."""
     kinds = [kind for kind in get_args(info.type) if kind is not type(None)]

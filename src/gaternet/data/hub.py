@@ -35,9 +35,9 @@ def find_revision(name: str) -> str | None:
             ) from None
         except Exception as error:  # the HTTP client's own kinds of failure
             raise UserError(
-                f"there is no folder {name}, and the hub, where it may be a data set, cannot be "
-                f"reached ({first_line(error)}): give a folder of the images with --data, check the "
-                "network, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
+                f"there is no folder {name}, and the hub, where it may be a data set, cannot "
+                f"be reached ({first_line(error)}): give a folder of the images with --data, check "
+                "the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
             ) from None
 
 

@@ -131,7 +131,9 @@ def _load_folder(folder: Folder, wanted: Wanted) -> ImageSet:
 
 def _revision(name: str) -> str | None:
     if not _HUB_NAME.fullmatch(name):
-        raise UserError(f"{name} does not exist: give --data a folder of images, or a name on the hub")
+        raise UserError(
+            f"{name} does not exist: give --data a folder of images, or a name on the hub"
+        )
     return find_revision(name)
 
 

@@ -85,8 +85,7 @@ class Gating:
     sparsity: float = 0.0
     """λ, the weight of the L1 term."""
     target_rate: float | None = None
-    """Opening rate that every gate is driven to by a squared error, besides the L1 term; none:
-    to none."""
+    """Opening rate that a squared error drives every gate to, besides the L1 term; or none."""
     dropout: float = 0.0
     """Rate that dropout on the gates reaches, growing linearly from 0 (paper, appendix B)."""
     anneal_from: float = 1.0
@@ -201,8 +200,9 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         "optimizer.momentum must be in [0, 1)": not 0 <= optimizer.momentum < 1,
         "optimizer.momentum must be above 0 with optimizer.nesterov": optimizer.nesterov
         and optimizer.momentum == 0,
-        "optimizer.nesterov goes with optimizer.kind sgd: give --optimizer.no-nesterov": optimizer.nesterov
-        and optimizer.kind != "sgd",
+        "optimizer.nesterov goes with optimizer.kind sgd: give --optimizer.no-nesterov": (
+            optimizer.nesterov and optimizer.kind != "sgd"
+        ),
         "optimizer.weight-decay must not be negative": not 0 <= optimizer.weight_decay < inf,
         "optimizer.label-smoothing must be in [0, 1)": not 0 <= optimizer.label_smoothing < 1,
         "validation must not be negative": recipe.validation < 0,
