@@ -10,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UsageError
+from gaternet.flags import REGISTRY
 from gaternet.recipes import describe_length
 from gaternet.training.config import (
     Compute,
@@ -43,14 +44,14 @@ class TrainingArguments:
     augmentation: Augmentation
     compute: Compute
     backbone: Path | None = None
-    """Run that the backbone's weights come from; default: as the recipe says."""
-    pretrained: bool = False
+    """Run that the backbone's weights come from; none: as the recipe says."""
+    pretrained: FlagCreatePairsOff[bool] = False
     """Start from timm's own weights where no run is given."""
-    from_scratch: bool = False
+    from_scratch: FlagCreatePairsOff[bool] = False
     """Start from fresh weights, without pre-training."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What becomes of a training image that cannot be read; skipped ones are counted and shown."""
-    resume: bool = False
+    resume: FlagCreatePairsOff[bool] = False
     """Go on from the newest checkpoint in --out."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -62,7 +63,7 @@ class GatedArguments(TrainingArguments):
 
     gating: Gating = field(default_factory=Gating)
     gater: Path | None = None
-    """Run that the gater's weights come from; default: as the recipe says."""
+    """Run that the gater's weights come from; none: as the recipe says."""
 
 
 def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
@@ -85,10 +86,10 @@ def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
         type(default),
         default=default,
         prog=f"gaternet train {recipe.name}",
+        args=list(words),
+        registry=REGISTRY,
         description=f"{recipe.reproduces[:1].upper()}{recipe.reproduces[1:]}. "
         f"{describe_length(recipe)}.",
-        args=list(words),
-        config=(FlagCreatePairsOff,),
     )
 
 

@@ -2,16 +2,21 @@
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gaternet.errors import UsageError, UserError
+from gaternet.flags import REGISTRY
+from gaternet.spelling import did_you_mean
 
 GateFormName = Literal["hard", "soft", "noisy"]
+Switch = FlagCreatePairsOff[bool]
 SplitName = Literal["test", "train", "validation"]
 
 
@@ -28,13 +33,14 @@ def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
 
 
 def recipes(
-    action: Positional[Literal["list", "show"]], name: Positional[str | None] = None
+    action: Positional[Literal["list", "show"]],
+    name: Annotated[Positional[str | None], arg(metavar="[NAME]")] = None,
 ) -> None:
     """List the recipes, or show every setting of one and what it costs.
 
     Args:
         action: `list`, or `show` with a name.
-        name: The recipe to show, or a part of the names to list, such as cifar10/resnet20.
+        name: The recipe to show, or a text that the listed names contain; none: all.
     """
     from gaternet import presentation
     from gaternet.recipes import RECIPES, get
@@ -50,7 +56,7 @@ def recipes(
         presentation.recipe_settings(get(name))
 
 
-def train(recipe: Positional[str]) -> None:
+def train(recipe: Annotated[Positional[str], arg(metavar="RECIPE")]) -> None:
     """Train a recipe; `gaternet train RECIPE --help` shows its flags and settings.
 
     Args:
@@ -66,17 +72,17 @@ def evaluate(
     gates: GateFormName | None = None,
     threshold: float | None = None,
     device: str = "auto",
-    json: bool = False,
+    json: Switch = False,
 ) -> None:
     """Measure a run's error, top-1 and top-5, and what its gates do.
 
     Args:
         run: Run directory.
-        data: Folder or hub name; default: the hub name of the run's data set.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to measure on.
-        gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard).
-            Default: what the run's binarizer is evaluated with.
-        threshold: Logit from which a gate is open; lower opens more. Default: the run's.
+        gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard);
+            none: what the run's binarizer is evaluated with.
+        threshold: Logit from which a gate is open; lower opens more; none: the run's.
         device: auto, cpu, cuda or cuda:N.
         json: Print JSON and nothing else.
     """
@@ -94,9 +100,12 @@ def evaluate(
 
 def predict(
     run: Positional[Path],
-    images: Positional[tuple[Path, ...]],
+    images: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)"),
+    ],
     device: str = "auto",
-    json: bool = False,
+    json: Switch = False,
 ) -> None:
     """Classify images; show the probabilities and how many gates each layer opens.
 
@@ -120,18 +129,18 @@ def import_authors(file: Positional[Path], out: Path, data: str | None = None) -
     Args:
         file: ResNet-20-Gated.pth or ResNet-56-Gated.pth; tensors are read from it, no code is run.
         out: Directory of the run; it must be new.
-        data: Folder or hub name whose class names the run takes. Default: CIFAR-10's names.
+        data: Folder or hub name whose class names the run takes; none: CIFAR-10's names.
     """
     from gaternet import authors, presentation
 
     presentation.imported(authors.import_run(file, out, data))
 
 
-def ledger(results: Path | None = None, json: bool = False) -> None:
+def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
     Args:
-        results: Folder of measured runs (result.json files). Default: ./results, if there is one.
+        results: Folder of measured runs (result.json files); none: ./results, if there is one.
         json: Print JSON and nothing else.
     """
     from gaternet import ledger as tables
@@ -142,7 +151,7 @@ def ledger(results: Path | None = None, json: bool = False) -> None:
     presentation.ledger(tables.rows(results), as_json=json)
 
 
-def info(json: bool = False) -> None:
+def info(json: Switch = False) -> None:
     """Show versions, devices and what `auto` settings come to here.
 
     Args:
@@ -164,6 +173,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "import-authors": import_authors,
     "info": info,
 }
+
+
+_HELP = ("-h", "--help")
 
 
 def _train_recipe(name: str, words: Sequence[str]) -> None:
@@ -189,20 +201,53 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
         train(recipe, sources(arguments), arguments.out, options, resume=arguments.resume)
 
 
+def _run(words: Sequence[str]) -> None:
+    """Run the command that the first word names; with none, or --help, show them all."""
+    name, *rest = words or ["--help"]
+    if name in _HELP:
+        print(_overview())
+    elif name == "--version":
+        print(f"gaternet {version('gaternet')}")
+    elif name not in COMMANDS:
+        raise UsageError(
+            f"there is no command {name!r}; {did_you_mean(name, COMMANDS, 'see gaternet --help')}"
+        )
+    elif name == "train" and rest and rest not in ([word] for word in _HELP):
+        if rest[0] in _HELP:
+            rest = [*rest[1:], rest[0]]
+        _train_recipe(rest[0], rest[1:])
+    else:
+        tyro.cli(COMMANDS[name], prog=f"gaternet {name}", args=rest, registry=REGISTRY)
+
+
+def _overview() -> str:
+    indent = max(len(name) for name in COMMANDS) + 4
+    lines = [
+        textwrap.fill(
+            (command.__doc__ or "").splitlines()[0],
+            width=80,
+            initial_indent=f"  {name}".ljust(indent),
+            subsequent_indent=" " * indent,
+        )
+        for name, command in COMMANDS.items()
+    ]
+    return "\n".join(
+        (
+            "usage: gaternet COMMAND …",
+            "",
+            "CNNs that choose their filters per input.",
+            "",
+            *lines,
+            "",
+            "gaternet COMMAND --help shows its arguments; gaternet --version, the version.",
+        )
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for a mistake in files, 2 in arguments."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if arguments[:1] == ["train"] and arguments[1:] not in ([], ["-h"], ["--help"]):
-            _train_recipe(arguments[1], arguments[2:])
-        else:
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="gaternet",
-                description="CNNs that choose their filters per input.",
-                args=arguments,
-                config=(FlagCreatePairsOff, AvoidSubcommands),
-            )
+        _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"gaternet: {error}", file=sys.stderr)
         return error.exit_code

@@ -4,6 +4,7 @@ import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import zip_longest
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def evaluate_run(
 
     Raises UserError where there is none, or where data or flags do not go with it.
     """
+    if request.threshold is not None and not isfinite(request.threshold):
+        raise UsageError(f"--threshold {request.threshold} is no finite number")
     run = open_run(path)
     device = choose_device(request.device)
     model = checkpoint.load(path).to(device)
@@ -110,6 +113,8 @@ def _split(run: Run, request: EvaluationRequest) -> Images:
     recipe = run.config.recipe
     where = request.data or recipe.data.hub
     part = recipe.data.test_split if request.split == "test" else "train"
+    if request.split == "validation":
+        _check_held_out(run)
     if where is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
     images = load(where, recipe.data, part, recipe.data.image_size)
@@ -120,9 +125,14 @@ def _split(run: Run, request: EvaluationRequest) -> Images:
         )
     if request.split in ("test", "train"):
         return images
-    if not recipe.validation:
-        raise UsageError(f"{run.path} was trained on all images: it has no validation split")
     return split_validation(images, recipe.validation, VALIDATION_SEED)[1]
+
+
+def _check_held_out(run: Run) -> None:
+    if (run.result or {}).get("imported_from"):
+        raise UsageError(f"{run.path} was not trained here: which images it held out is not known")
+    if not run.config.recipe.validation:
+        raise UsageError(f"{run.path} was trained on all images: it has no validation split")
 
 
 def _differing(images: Images, run: Run) -> str:

@@ -20,12 +20,40 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 5
 
 
+PAPER = "“You Look Twice”, CVPR 2019"
+_NOT_IN_PAPER = "not in the paper: "
+
+
 def recipe_list(recipes: Iterable["Recipe"]) -> None:
-    """Print every recipe's name and what it reproduces."""
-    table = _table("recipe", "epochs", "reproduces")
+    """Print every recipe's name and what it reproduces: by data set, the paper's tables first."""
+    groups: dict[str, tuple[list[Recipe], list[Recipe]]] = {}
     for recipe in recipes:
-        table.add_row(recipe.name, str(recipe.epochs), recipe.reproduces)
-    Console(markup=False, highlight=False).print(table)
+        of_paper, others = groups.setdefault(recipe.data.title, ([], []))
+        (of_paper if recipe.reproduces.startswith("Table") else others).append(recipe)
+    console = Console(markup=False, highlight=False)
+    console.print(f"Tables and sections are those of the paper ({PAPER}).", soft_wrap=True)
+    for title, (of_paper, others) in groups.items():
+        for found, heading in ((of_paper, "the paper's tables"), (others, "not in its tables")):
+            if found:
+                console.print(f"\n{title}, {heading}", style="bold", soft_wrap=True)
+                console.print(_recipe_table(found))
+    console.print(
+        "\nrecipes list TEXT: those whose name contains TEXT; recipes show NAME: all of one",
+        soft_wrap=True,
+    )
+
+
+def _recipe_table(recipes: Iterable["Recipe"]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("epochs", justify="right")
+    table.add_column("what it is", overflow="fold")
+    for recipe in recipes:
+        told = recipe.reproduces.removeprefix(_NOT_IN_PAPER)
+        # The heading has the data set.
+        told = told.replace(f" on {recipe.data.title}", "").replace(f"{recipe.data.name}/", "")
+        table.add_row(recipe.name, str(recipe.epochs), told)
+    return table
 
 
 def recipe_settings(recipe: "Recipe") -> None:
@@ -100,7 +128,7 @@ def ledger(rows: Iterable["LedgerRow"], *, as_json: bool) -> None:
     console = Console(markup=False, highlight=False)
     for (number, dataset), group in groupby(rows, lambda row: (row.table, row.dataset)):
         columns = ("gates", "params", "paper", "", "paper's error", "measured")
-        table = _table(f"Table {number}, {dataset}", *columns)
+        table = _table(f"The paper's Table {number}, {dataset}", *columns)
         notes = []
         for row in group:
             table.add_row(
@@ -141,7 +169,7 @@ def environment(values: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         _print_json(values)
         return
-    table = _table("", "")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in values.items():
         table.add_row(name.replace("_", " "), str(value))
     Console(markup=False, highlight=False).print(table)

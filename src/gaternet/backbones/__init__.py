@@ -1,6 +1,5 @@
 """Plain CNNs that know nothing about gates, one family a file, and their names."""
 
-import difflib
 import re
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ from torch import nn
 from gaternet.backbones import densenet_bc, resnet_cifar, resnet_preact, shake_shake
 from gaternet.backbones.config import TIMM_PREFIX, BackboneConfig
 from gaternet.errors import UserError
+from gaternet.spelling import near_names
 
 __all__ = ["TIMM_PREFIX", "BackboneConfig", "create", "describe", "usual_names"]
 
@@ -59,8 +59,17 @@ def create(config: BackboneConfig, *, pretrained: bool = False) -> nn.Module:
             try:
                 return build(match, config)
             except ValueError as error:
-                raise UserError(f"{_unknown(config.name)}: {error}") from None
+                raise UserError(_unknown(config.name, f" ({error})")) from None
     raise UserError(f"{_unknown(config.name)} (timm/NAME takes any timm CNN)")
+
+
+def is_name(name: str) -> bool:
+    """Return whether `create` may know a CNN of this name: one of a family's, or timm's."""
+    if any(re.fullmatch(pattern, name) for pattern in FAMILIES):
+        return True
+    from gaternet.backbones import timm
+
+    return timm.knows(name.removeprefix(TIMM_PREFIX))
 
 
 def describe(module: nn.Module) -> BackboneConfig:
@@ -75,11 +84,11 @@ def describe(module: nn.Module) -> BackboneConfig:
     return timm.describe(module)
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, reason: str = "") -> str:
     from gaternet.backbones import timm
 
-    near = difflib.get_close_matches(name, usual_names(), n=3)
+    near = near_names(name, usual_names())
     if timm.knows(name) or not near:
         near = timm.near_names(name)
     hint = f"did you mean {' or '.join(near)}?" if near else "see gaternet.backbones.usual_names()"
-    return f"unknown backbone {name!r}; {hint}"
+    return f"unknown network {name!r}{reason}; {hint}"

@@ -1,11 +1,11 @@
 """The bridge to timm: any of its CNNs by name, as a backbone or as a gater's extractor."""
 
-import difflib
 import re
 
 import timm
 from torch import nn
 
+from gaternet import spelling
 from gaternet.backbones import resnet_wide
 from gaternet.backbones.config import TIMM_PREFIX, BackboneConfig
 from gaternet.errors import UserError
@@ -69,7 +69,7 @@ def knows(name: str) -> bool:
 
 def near_names(name: str) -> list[str]:
     """Return names of timm's models like `name`, as `BackboneConfig` has them."""
-    return [TIMM_PREFIX + near for near in difflib.get_close_matches(name, timm.list_models(), n=3)]
+    return [TIMM_PREFIX + known for known in spelling.near_names(name, timm.list_models())]
 
 
 def _create_wide(name: re.Match[str], config: BackboneConfig, pretrained: bool) -> nn.Module:
@@ -78,14 +78,13 @@ def _create_wide(name: re.Match[str], config: BackboneConfig, pretrained: bool) 
     try:
         return resnet_wide.build(name, config)
     except ValueError as error:
-        raise UserError(f"unknown backbone {config.name!r}: {error}") from None
+        raise UserError(f"unknown network {config.name!r}: {error}") from None
 
 
 def _check_name(name: str) -> None:
     if not timm.is_model(name):
-        near = [near.removeprefix(TIMM_PREFIX) for near in near_names(name)]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"timm {timm.__version__} knows no model {name!r}{hint}")
+        hint = spelling.did_you_mean(name, timm.list_models(), "see timm.list_models()")
+        raise UserError(f"timm {timm.__version__} knows no model {name!r}; {hint}")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:

@@ -29,12 +29,15 @@ def find_revision(name: str) -> str | None:
         except OfflineModeIsEnabled:
             return None
         except RepositoryNotFoundError:
-            raise UserError(f"there is no folder {name}, nor such a data set on the hub") from None
+            raise UserError(
+                f"there is no folder {name}, nor such a data set on the hub: say with --data where "
+                "the images are"
+            ) from None
         except Exception as error:  # the HTTP client's own kinds of failure
             raise UserError(
-                f"there is no folder {name}, and the hub, where it may be a data set, cannot be "
-                f"reached ({first_line(error)}): check the path or the network, or set "
-                "HF_HUB_OFFLINE=1 to use what was downloaded before"
+                f"there is no folder {name}, and the hub, where it may be a data set, cannot "
+                f"be reached ({first_line(error)}): give a folder of the images with --data, check "
+                "the network, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
             ) from None
 
 
@@ -83,7 +86,7 @@ def _split(name: str, split: str, load: Callable[[], Mapping[str, Any]]) -> Any:
     except Exception as error:  # what fails in a download is beyond listing
         raise UserError(
             f"{name} cannot be loaded from the hub ({first_line(error)}): check the name and "
-            "the network"
+            "the network, or give a folder of the images with --data"
         ) from None
     parts = {SPLITS.get(key, key): part for key, part in found.items()}
     if split not in parts:

@@ -131,7 +131,9 @@ def _load_folder(folder: Folder, wanted: Wanted) -> ImageSet:
 
 def _revision(name: str) -> str | None:
     if not _HUB_NAME.fullmatch(name):
-        raise UserError(f"{name} does not exist: give a folder of images, or a name on the hub")
+        raise UserError(
+            f"{name} does not exist: give --data a folder of images, or a name on the hub"
+        )
     return find_revision(name)
 
 
@@ -167,6 +169,6 @@ def _check_size(image_set: ImageSet, config: DataConfig, where: str | Path) -> N
     if (channels, height, width) != (config.channels, config.image_size, config.image_size):
         raise UserError(
             f"{where} holds images of {channels}×{height}×{width}, {config.name} is "
-            f"{config.channels}×{config.image_size}×{config.image_size}: give other data, or "
-            f"scale them (`image_size={config.image_size}` of `gaternet.data.sources.load`)"
+            f"{config.channels}×{config.image_size}×{config.image_size}: give other data, or a "
+            "recipe for such images"
         )

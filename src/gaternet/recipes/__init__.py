@@ -4,10 +4,9 @@ DATASET/MODEL is a plain network; -wider, -se and -gated are the paper's other r
 -gated-… are comparisons beyond the paper; -short at the end is a schedule a tenth as long.
 """
 
-import difflib
-
 from gaternet.errors import UsageError
 from gaternet.recipes import comparisons, densenet, digits, imagenet, resnet, shake_shake
+from gaternet.spelling import did_you_mean
 from gaternet.training.config import Recipe, check
 
 PAPER = (*resnet.TABLE1, *densenet.RECIPES, *shake_shake.RECIPES, *imagenet.RECIPES)
@@ -35,15 +34,14 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 def get(name: str) -> Recipe:
     """Return the recipe called `name`; raise UsageError with the nearest names if there is none."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see `gaternet recipes list`"
+        hint = did_you_mean(name, RECIPES, "see `gaternet recipes list`", likeness=0.4)
         raise UsageError(f"unknown recipe {name!r}; {hint}")
     return check(RECIPES[name])
 
 
 def describe_length(recipe: Recipe) -> str:
     """Return the phases of a recipe and their epochs in words."""
-    own = f"{recipe.epochs} epochs"
+    own = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     if not recipe.pretrain:
         return own
     before = " and ".join(f"{get(n).epochs} of {n}" for n in recipe.pretrain)

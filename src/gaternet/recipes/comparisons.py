@@ -104,7 +104,7 @@ def vary(gated: Recipe, variant: Variant) -> Recipe:
     changed = replace(
         gated,
         name=f"{gated.name.removesuffix('-short')}-{variant.suffix}{short}",
-        reproduces=f"not in the paper: {gated.name} with {variant.title}",
+        reproduces=f"not in the paper: {gated.name}: {variant.title}",
         gating=gating,
         pretrain=pretrain,
     )

@@ -101,7 +101,8 @@ def hardware(device: torch.device) -> str:
     """Return the hardware in words: GPU name, or CPU name and threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _cpu_name() -> str:

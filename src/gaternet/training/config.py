@@ -23,9 +23,13 @@ class Optimizer:
     lr: float = 0.1
     """Highest learning rate, for the whole batch."""
     momentum: float = 0.9
+    """Share of the last step that the next one keeps."""
     nesterov: bool = False
+    """Nesterov's form of the momentum; with sgd."""
     weight_decay: float = 1e-4
+    """Of every parameter, biases and BatchNorm's too."""
     label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
 
     __pydantic_config__ = _STRICT
 
@@ -35,9 +39,11 @@ class Schedule:
     """How the learning rate falls; warm-up and milestones are shares of all the run's epochs."""
 
     batch_size: int = 128
+    """Images a step, of all processes together."""
     kind: Literal["step", "cosine", "exponential"] = "cosine"
+    """step: down at the milestones; cosine: smoothly to zero; exponential: down at each decay."""
     milestones: tuple[float, ...] = ()
-    """Step: where the learning rate is divided by ten."""
+    """Step: where the learning rate is divided by ten, as shares; no value: nowhere."""
     decays: int = 0
     """Exponential: how often, evenly spread, the learning rate is multiplied by 0.94."""
     warmup: float = 0.0
@@ -60,25 +66,26 @@ class Gating:
     """Who decides on the gates, and how they are trained (paper, sections 3.2 and 3.3)."""
 
     decides: Literal["gater", "layers", "branches"] = "gater"
-    """gater: one network, from the image, for all layers (the paper); layers: each gated layer from
-    its own input; branches: each residual branch as a whole, from its own input (ConvNet-AIG)."""
+    """gater: one network, from the image, for all layers (the paper); layers: each gated layer
+    from its own input; branches: each residual branch as a whole, so too (ConvNet-AIG)."""
     gater: str | None = "resnet20"
-    """The gater's network; none where layers or branches decide."""
+    """The gater's network, by name; none where layers or branches decide."""
     bottleneck: int = 8
+    """Width between the two linear layers that end in the gates' logits."""
     batch_norm: bool = True
     """BatchNorm between the two linear layers (the authors' checkpoints have none)."""
     input_size: int | None = None
-    """Side of the smaller copy of the image that the gater sees; None: the image itself."""
+    """Side of the smaller copy of the image that the gater sees; none: the image itself."""
     opening_bias: float = 0.0
     """Initial bias of every gate's logit: above zero, gates start open."""
     binarizer: BinarizerName = "semhash"
     """From logits to gates: Improved SemHash (the paper), or one of its rivals."""
     rate: float | None = None
-    """Share of gates that binarizer random opens, whatever the image."""
+    """Share of gates that binarizer random opens, whatever the image; none with others."""
     sparsity: float = 0.0
     """λ, the weight of the L1 term."""
     target_rate: float | None = None
-    """Opening rate that every gate is driven to by a squared error, besides the L1 term."""
+    """Opening rate that a squared error drives every gate to, besides the L1 term; or none."""
     dropout: float = 0.0
     """Rate that dropout on the gates reaches, growing linearly from 0 (paper, appendix B)."""
     anneal_from: float = 1.0
@@ -104,7 +111,7 @@ class Compute:
     sync_batch_norm: bool = False
     """Batch statistics over all processes; off: each process normalises its own part of a batch."""
     workers: int | None = None
-    """Processes that decode images from disk, a training process; None: as many as cores."""
+    """Processes that decode images from disk, a training process; none: as many as cores."""
 
     __pydantic_config__ = _STRICT
 
@@ -178,10 +185,14 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         and schedule.batch_size == parts,
         "schedule.warmup must be in [0, 1)": not 0 <= schedule.warmup < 1,
         "schedule.ema must be in [0, 1)": not 0 <= schedule.ema < 1,
-        "schedule.milestones go with schedule.kind step": bool(schedule.milestones)
-        and schedule.kind != "step",
-        "schedule.decays go with schedule.kind exponential, at least 1": (schedule.decays > 0)
-        != (schedule.kind == "exponential"),
+        "schedule.milestones go with schedule.kind step: give --schedule.milestones with no value "
+        "behind it": bool(schedule.milestones) and schedule.kind != "step",
+        "schedule.kind exponential needs --schedule.decays of at least 1": schedule.decays < 1
+        and schedule.kind == "exponential",
+        "schedule.decays go with schedule.kind exponential: give --schedule.decays 0": (
+            schedule.decays != 0
+        )
+        and schedule.kind != "exponential",
         "schedule.milestones must rise within (0, 1)": not all(
             a < b for a, b in pairwise((0.0, *schedule.milestones, 1.0))
         ),
@@ -189,8 +200,9 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         "optimizer.momentum must be in [0, 1)": not 0 <= optimizer.momentum < 1,
         "optimizer.momentum must be above 0 with optimizer.nesterov": optimizer.nesterov
         and optimizer.momentum == 0,
-        "optimizer.nesterov goes with optimizer.kind sgd": optimizer.nesterov
-        and optimizer.kind != "sgd",
+        "optimizer.nesterov goes with optimizer.kind sgd: give --optimizer.no-nesterov": (
+            optimizer.nesterov and optimizer.kind != "sgd"
+        ),
         "optimizer.weight-decay must not be negative": not 0 <= optimizer.weight_decay < inf,
         "optimizer.label-smoothing must be in [0, 1)": not 0 <= optimizer.label_smoothing < 1,
         "validation must not be negative": recipe.validation < 0,
@@ -209,28 +221,32 @@ def parts(recipe: Recipe) -> tuple[str, ...]:
 def _gating_faults(gating: Gating) -> dict[str, bool]:
     has_gater = gating.decides == "gater"
     fades = gating.anneal_from < 1
+    random = gating.binarizer == "random"
     return {
-        "gating.gater goes with gating.decides gater, and only with it": has_gater
-        != (gating.gater is not None),
-        "gating.input-size goes with gating.decides gater": gating.input_size is not None
-        and not has_gater,
+        "gating.decides gater needs a network: give --gating.gater, such as resnet20": has_gater
+        and gating.gater is None,
+        f"gating.decides {gating.decides} has no gater: give --gating.gater none": not has_gater
+        and gating.gater is not None,
+        f"gating.decides {gating.decides} has no gater: give --gating.input-size none": (
+            not has_gater
+        )
+        and gating.input_size is not None,
         "gating.bottleneck must be at least 1": gating.bottleneck < 1,
         "gating.input-size must be at least 1": gating.input_size is not None
         and gating.input_size < 1,
         "gating.opening-bias must be finite": not -inf < gating.opening_bias < inf,
         "gating.sparsity must not be negative": not 0 <= gating.sparsity < inf,
-        "gating.rate, in (0, 1], goes with gating.binarizer random, and only with it": (
-            gating.binarizer == "random"
-        )
-        != (gating.rate is not None and 0 < gating.rate <= 1),
-        "gating.sparsity and gating.target-rate do nothing with gating.binarizer random": (
-            gating.binarizer == "random"
-        )
-        and (gating.sparsity > 0 or gating.target_rate is not None),
+        "gating.binarizer random needs --gating.rate in (0, 1], such as 0.5": random
+        and (gating.rate is None or not 0 < gating.rate <= 1),
+        "gating.rate goes with gating.binarizer random: give --gating.rate none": not random
+        and gating.rate is not None,
+        "gating.binarizer random learns nothing: give --gating.sparsity 0 and --gating.target-rate "
+        "none": random and (gating.sparsity > 0 or gating.target_rate is not None),
         "gating.target-rate must be in [0, 1]": gating.target_rate is not None
         and not 0 <= gating.target_rate <= 1,
         "gating.dropout must be in [0, 1)": not 0 <= gating.dropout < 1,
-        "gating.anneal-from goes with a binarizer that has noise": fades
+        f"gating.binarizer {gating.binarizer} has no noise that could fade: give "
+        "--gating.anneal-from 1 and --gating.anneal-until 1": fades
         and gating.binarizer in ("straight-through", "soft", "random"),
         "0 ≤ gating.anneal-from ≤ gating.anneal-until ≤ 1 does not hold": not (
             0 <= gating.anneal_from <= gating.anneal_until <= 1

@@ -164,6 +164,8 @@ def _open(out: Path, config: RunConfig, processes: Processes, *, resume: bool) -
 
 
 def _reopen(out: Path, config: RunConfig, *, writes: bool) -> Run:
+    if not (out / "config.json").exists():
+        raise UserError(f"{out} holds no run to go on with; leave --resume out to begin one")
     run = open_run(out, writes=writes)
     if run.result:
         raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")

@@ -110,7 +110,8 @@ class LineReporter:
 def reporting(title: str, total_steps: int, epochs: int, console: Console) -> Iterator[Reporter]:
     """Show a phase of `total_steps` steps under `title` until the context ends."""
     if not console.is_terminal:
-        console.print(f"{title}: {epochs} epochs, {total_steps:,} steps", highlight=False)
+        counted = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        console.print(f"{title}: {counted}, {total_steps:,} steps", highlight=False)
         yield LineReporter(console, total_steps, epochs)
         return
     columns = (

@@ -115,7 +115,8 @@ def create_run(path: Path, config: RunConfig) -> Run:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         if (path / "config.json").exists():
             raise UserError(
-                f"{path} holds a run already; choose another --out or --resume to continue it"
+                f"{path} holds a run already; choose another --out, or go on with its training by "
+                "gaternet train … --resume"
             )
         kind = "is not empty" if path.is_dir() else "is a file"
         raise UserError(f"{path} {kind}; choose another --out")
@@ -141,7 +142,7 @@ def open_run(path: Path, *, writes: bool = True) -> Run:
     """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
     file = path / "config.json"
     if not path.is_dir():
-        raise UserError(f"{path}: no such run directory")
+        raise UserError(f"{path}: there is no such run directory")
     if not file.exists():
         raise UserError(f"{path} holds no run: it has no config.json")
     try:

@@ -16,8 +16,11 @@ from gaternet.model import GaterNet
 from gaternet.rivals import make_binarizer
 from gaternet.training.config import Gating, Recipe, Sources, parts
 from gaternet.training.run import Run, open_run
+from gaternet.training.trial import try_network
 
 GATER_SEED_OFFSET = 1000
+_NAMING = {"backbone": "--network", "gater": "--gating.gater"}
+"""The flag that names the network of each part; --backbone and --gater name runs."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
     for part in given:
         if part not in parts(recipe):
             raise UsageError(f"{recipe.name} has no {part} to start from: leave --{part} out")
-    runs = {part: open_run(path) for part, path in given.items()}
+    runs = {part: _open_given(part, path) for part, path in given.items()}
     for part, run in runs.items():
         _check_given(part, run, recipe)
     if sources.pretrained:
@@ -67,6 +70,13 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
     if sources.from_scratch or not recipe.pretrain:
         return Start(runs, (), (), missing)
     return Start(runs, (), missing, ())
+
+
+def _open_given(part: str, path: Path) -> Run:
+    if not path.is_dir():
+        hint = f"; a network is named with {_NAMING[part]}" if backbones.is_name(str(path)) else ""
+        raise UserError(f"--{part} {path}: there is no such run directory{hint}")
+    return open_run(path)
 
 
 def _check_given(part: str, run: Run, recipe: Recipe) -> None:
@@ -88,7 +98,7 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
     torch.manual_seed(recipe.seed)
     data = recipe.data
     config = BackboneConfig(recipe.backbone, data.classes, data.channels, data.image_size)
-    backbone = backbones.create(config, pretrained="backbone" in pretrained)
+    backbone = _create("backbone", config, config.input_size, pretrained)
     if recipe.compute.sync_batch_norm:
         # Before there are gates: the layers that it replaces would take their hooks along.
         backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
@@ -98,6 +108,24 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
         return _gated(backbone, recipe, recipe.gating, pretrained)
     except ValueError as error:
         raise UserError(f"{recipe.backbone} cannot be gated: {error}") from None
+
+
+def _create(
+    part: str,
+    config: BackboneConfig,
+    input_size: tuple[int, int, int],
+    pretrained: tuple[str, ...],
+) -> nn.Module:
+    """Build the network of a part, and try it on images (C, H, W) as it will see them."""
+    try:
+        network = backbones.create(config, pretrained=part in pretrained)
+    except UserError as error:
+        raise UserError(f"{_NAMING[part]}: {error}") from None
+    try:
+        try_network(network, input_size, config.classes or None)
+    except UserError as error:
+        raise UserError(f"{_NAMING[part]} {config.name}: {error}") from None
+    return network
 
 
 def _gated(
@@ -117,8 +145,9 @@ def _gated(
             input_size=size,
         )
     config = BackboneConfig(gating.gater, 0, data.channels, data.image_size)
+    seen = gating.input_size or data.image_size
     gater = Gater(
-        backbones.create(config, pretrained="gater" in pretrained),
+        _create("gater", config, (data.channels, seen, seen), pretrained),
         gating.bottleneck,
         batch_norm=gating.batch_norm,
         input_size=gating.input_size,

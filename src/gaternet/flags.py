@@ -1,0 +1,41 @@
+"""How optional values are read from the command line and shown in its help."""
+
+from types import UnionType
+from typing import Any, Union, get_args
+
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
+
+NONE = "none"
+"""What is typed for None."""
+
+REGISTRY = ConstructorRegistry()
+"""How the types of arguments are read, for `tyro.cli`."""
+
+
+@REGISTRY.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Read and show `X | None` as X or the word none; tyro's own rule shows {None}|X."""
+    kinds = [kind for kind in get_args(info.type) if kind is not type(None)]
+    if info.type_origin not in (Union, UnionType) or len(kinds) != 1:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+    if isinstance(spec, UnsupportedTypeAnnotationError):
+        return None
+
+    def read(words: list[str]) -> Any:
+        return None if [word.lower() for word in words] == [NONE] else spec.instance_from_str(words)
+
+    choices = (*spec.choices, NONE) if spec.choices else None
+    return PrimitiveConstructorSpec(
+        nargs=spec.nargs,
+        metavar=f"{{{','.join(choices)}}}" if choices else f"{spec.metavar}|{NONE}",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: [NONE] if value is None else spec.str_from_instance(value),
+        choices=choices,
+    )
