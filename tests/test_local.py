@@ -239,7 +239,8 @@ def test_inputs_and_gates_of_both_granularities() -> None:
         ("inception_v4", "filters", 16608, GateInput("features.3.maxpool", "input", 64, 1)),
         ("convnext_tiny", "filters", 6624, GateInput("stages.0.blocks.0.mlp.fc2", "input", 384, 3)),
         ("convnext_tiny", "branches", 18, GateInput("stages.0.blocks.0.conv_dw", "input", 96, 1)),
-        ("ghostnet_100", "filters", 1600, None),
+        ("ghostnet_100", "filters", 1488, None),
+        ("rexnet_100", "branches", 11, None),
     ],
 )
 def test_gates_of_timms_networks(

@@ -34,7 +34,7 @@ def test_the_page_runs_as_it_stands(
     create = timm.create_model
     asked: list[tuple[str, bool]] = []
 
-    def create_offline(name: str, *, pretrained: bool = False, **options: Any) -> torch.nn.Module:
+    def create_offline(name: str, pretrained: bool = False, **options: Any) -> torch.nn.Module:
         # Without the network: fresh weights in place of pre-trained ones, and small images.
         asked.append((name, pretrained))
         return create(name, pretrained_cfg_overlay={"input_size": (3, 32, 32)}, **options)

@@ -15,7 +15,7 @@ from typing import Literal
 from torch import nn
 from torch.fx import Node
 
-from gaternet import channels, structure
+from gaternet import branches, channels, structure
 from gaternet.gate_points import GatePoint, find_gate_points
 from gaternet.graph import Graph
 
@@ -91,7 +91,7 @@ def _addition_behind(graph: Graph, node: Node) -> Node | None:
         for reader in graph.readers(node):
             if channels.is_addition(graph, reader):
                 return _whole_sum(graph, reader)
-            if reader.op != "output" and channels.channel_input(graph, reader) is node:
+            if reader.op != "output" and branches.source(graph, reader) is node:
                 queue.append(reader)
     return None
 

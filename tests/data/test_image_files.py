@@ -243,7 +243,7 @@ def test_a_bad_image_is_named(folder: Path, workers: int) -> None:
     message = error_of(images, workers)
     assert message.startswith(f"{bad} is ")
     assert "--on-bad-image skip (split train)" in message
-    evaluated = error_of(opened(folder, on_bad_image="skip"), workers, evaluate=True)
+    evaluated = error_of(images, workers, evaluate=True)
     assert evaluated.startswith(f"{bad} is ")
     assert "--on-bad-image" not in evaluated
     bad.unlink()

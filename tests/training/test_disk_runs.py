@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ DATA = DataConfig(
 )
 
 
-def recipe(**settings: object) -> Recipe:
+def recipe(**settings: Any) -> Recipe:
     compute = Compute(precision="float32", compile="off", channels_last=False, workers=0)
     augmentation = Augmentation(crop_padding=0, smallest_area=0.25)
     base = replace(PLAIN, data=DATA, epochs=1, compute=compute, augmentation=augmentation)
