@@ -1,4 +1,4 @@
-"""What tests share: two threads at most, a cache of their own, real images where there are any."""
+"""What tests share: two threads, a cache, runs, a terminal, real images where there are any."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+
+from gaternet import cli
+from gaternet.data.digits import load_digits
+from terminal import GATED, PLAIN, Terminal
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +23,32 @@ def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GATERNET_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "plain"
+    assert cli.main([*PLAIN, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def gated_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "gated"
+    assert cli.main([*GATED, "--validation", "100", "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def digit(tmp_path: Path) -> Path:
+    file = tmp_path / "digit.png"
+    Image.fromarray(load_digits("test").images[0, 0].numpy()).save(file)
+    return file
+
+
+@pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(capsys)
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ def error_of(where: Path | str, split: str = "train", config: DataConfig = PETS)
 
 
 def test_missing_and_foreign_folders(tmp_path: Path, by_class: Path) -> None:
-    assert "does not exist: give a folder" in error_of(tmp_path / "no")
+    assert "does not exist: give --data a folder" in error_of(tmp_path / "no")
     assert "is a file: give the folder" in error_of(by_class / "overview.png")
     (tmp_path / "empty").mkdir()
     assert "holds neither parquet files nor images" in error_of(tmp_path / "empty")

@@ -347,7 +347,9 @@ def test_too_few_images_for_one_batch(tmp_path: Path) -> None:
 def test_unknown_gater_is_refused_before_data_is_read(tmp_path: Path) -> None:
     assert JOINT.gating is not None
     recipe = replace(JOINT, gating=replace(JOINT.gating, gater="resnet21"))
-    with pytest.raises(UserError, match=r"unknown backbone 'resnet21'; did you mean .*resnet20"):
+    with pytest.raises(
+        UserError, match=r"unknown network 'resnet21' \(.*\); did you mean resnet20"
+    ):
         run_recipe(recipe, tmp_path / "run", Sources("/no/such/data"))
 
 

@@ -38,7 +38,7 @@ def test_directory_in_use_is_refused_and_stays(run: Run, tmp_path: Path) -> None
     (tmp_path / "mine" / "thesis.tex").write_text("the only copy")
     before = tree(tmp_path)
     for path, message in (
-        (run.path, "run holds a run already; choose another --out or --resume"),
+        (run.path, "run holds a run already; choose another --out, or .* --resume"),
         (tmp_path / "mine", "mine is not empty; choose another --out"),
         (tmp_path / "mine" / "thesis.tex", r"thesis\.tex is a file; choose another --out"),
         (tmp_path / "mine" / "thesis.tex" / "run", "cannot write .*: Not a directory"),
@@ -61,7 +61,7 @@ def test_damaged_config_is_named(content: str, run: Run) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run: it has no config\.json"):
         open_run(tmp_path)
-    with pytest.raises(UserError, match="nowhere: no such run directory"):
+    with pytest.raises(UserError, match="nowhere: there is no such run directory"):
         open_run(tmp_path / "nowhere")
 
 

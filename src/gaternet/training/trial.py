@@ -41,7 +41,8 @@ def _forward(network: nn.Module, input_size: tuple[int, int, int]) -> Any:
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     skeleton = skeleton_of(network, fake_mode).train()
     with fake_mode, torch.no_grad(), _unlogged():
-        return skeleton(torch.empty(BATCH, *input_size))
+        # On the fake CPU, as the skeleton is, though a recipe is counted on the meta device.
+        return skeleton(torch.empty(BATCH, *input_size, device="cpu"))
 
 
 @contextmanager
