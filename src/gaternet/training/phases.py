@@ -27,6 +27,7 @@ from gaternet.training.starting import (
     choose_start,
     load_part,
     pretraining,
+    try_networks,
 )
 from gaternet.training.trainer import Trainer
 
@@ -61,6 +62,7 @@ def train(
     compute = plan(recipe.compute, choose_device(options.device), processes)
     _check_ranks(recipe, processes)
     start = choose_start(recipe, sources)
+    try_networks(recipe)
     model = build_model(recipe, start.pretrained)
     for part, given in start.given.items():
         load_part(model, part, given.path)

@@ -89,6 +89,29 @@ def _check_given(part: str, run: Run, recipe: Recipe) -> None:
         )
 
 
+def try_networks(recipe: Recipe) -> None:
+    """Try a recipe's networks on images as they will see them, before anything is built or written.
+
+    Raises UserError, naming the flag, for an unknown network or one that cannot take the images.
+    """
+    data = recipe.data
+    named = {"backbone": (recipe.backbone, data.classes, data.image_size)}
+    if recipe.gating and recipe.gating.gater:
+        seen = recipe.gating.input_size or data.image_size
+        named["gater"] = (recipe.gating.gater, 0, seen)
+    for part, (name, classes, size) in named.items():
+        config = BackboneConfig(name, classes, data.channels, data.image_size)
+        try:
+            with torch.device("meta"):
+                network = backbones.create(config)
+        except UserError as error:
+            raise UserError(f"{_NAMING[part]}: {error}") from None
+        try:
+            try_network(network, (data.channels, size, size), classes or None)
+        except UserError as error:
+            raise UserError(f"{_NAMING[part]} {name}: {error}") from None
+
+
 def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
     """Build the recipe's network with fresh weights that follow from its seed.
 
@@ -98,7 +121,7 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
     torch.manual_seed(recipe.seed)
     data = recipe.data
     config = BackboneConfig(recipe.backbone, data.classes, data.channels, data.image_size)
-    backbone = _create("backbone", config, config.input_size, pretrained)
+    backbone = backbones.create(config, pretrained="backbone" in pretrained)
     if recipe.compute.sync_batch_norm:
         # Before there are gates: the layers that it replaces would take their hooks along.
         backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
@@ -108,24 +131,6 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
         return _gated(backbone, recipe, recipe.gating, pretrained)
     except ValueError as error:
         raise UserError(f"{recipe.backbone} cannot be gated: {error}") from None
-
-
-def _create(
-    part: str,
-    config: BackboneConfig,
-    input_size: tuple[int, int, int],
-    pretrained: tuple[str, ...],
-) -> nn.Module:
-    """Build the network of a part, and try it on images (C, H, W) as it will see them."""
-    try:
-        network = backbones.create(config, pretrained=part in pretrained)
-    except UserError as error:
-        raise UserError(f"{_NAMING[part]}: {error}") from None
-    try:
-        try_network(network, input_size, config.classes or None)
-    except UserError as error:
-        raise UserError(f"{_NAMING[part]} {config.name}: {error}") from None
-    return network
 
 
 def _gated(
@@ -145,9 +150,8 @@ def _gated(
             input_size=size,
         )
     config = BackboneConfig(gating.gater, 0, data.channels, data.image_size)
-    seen = gating.input_size or data.image_size
     gater = Gater(
-        _create("gater", config, (data.channels, seen, seen), pretrained),
+        backbones.create(config, pretrained="gater" in pretrained),
         gating.bottleneck,
         batch_norm=gating.batch_norm,
         input_size=gating.input_size,
