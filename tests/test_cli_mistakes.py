@@ -87,7 +87,7 @@ def test_unknown_gater_gives_near_ones(terminal: Terminal, tmp_path: Path) -> No
     said = terminal.fail(1, *GATED, "--gating.gater", "resnet21", "--out", tmp_path / "run")
     assert said == (
         "gaternet: --gating.gater: unknown network 'resnet21' (depth 21 is not 6n + 2 with n ≥ 1 "
-        "(8, 14, 20, … 56, …)); did you mean resnet20 or resnet26 or resnet32?\n"
+        "(8, 14, 20, … 56, …)); did you mean resnet20 or resnet26 or resnet14?\n"
     )
 
 
