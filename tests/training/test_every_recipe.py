@@ -8,6 +8,7 @@ import torch
 from gaternet import recipes
 from gaternet.data.image_set import ImageSet, make_image_set
 from gaternet.recipes import RECIPES
+from gaternet.training.cost import cost
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
 from small_runs import EAGER, cpu_plan, with_batches
@@ -15,6 +16,7 @@ from small_runs import EAGER, cpu_plan, with_batches
 CIFAR = [name for name in RECIPES if name.startswith("cifar")]
 QUICK = [name for name in CIFAR if name.startswith("cifar10/resnet20") and name.endswith("-short")]
 CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CIFAR]
+OTHERS = [name for name in RECIPES if name not in CIFAR]
 BATCH = 4
 
 
@@ -23,6 +25,16 @@ def few_images(classes: int) -> ImageSet:
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(BATCH) * (classes // BATCH)
     return make_image_set(images, labels, [str(i) for i in range(classes)], "noise")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_model_is_built_and_pays_for_its_gates(name: str) -> None:
+    recipe = recipes.get(name)
+    found = cost(recipe)
+    assert found.parameters > 0
+    assert found.training_macs > 0
+    assert (found.pretraining_macs > 0) == bool(recipe.pretrain)
 
 
 @pytest.mark.parametrize("name", CASES)
