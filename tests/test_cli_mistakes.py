@@ -99,6 +99,26 @@ def test_network_that_cannot_take_the_images(flag: str, terminal: Terminal, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_network_without_places_for_gates(terminal: Terminal, tmp_path: Path) -> None:
+    flags = ["--network", "timm/vit_tiny_patch16_224", "--device", "cpu"]
+    said = terminal.fail(1, "train", "imagenet/resnet34-gated", *flags, "--out", tmp_path / "run")
+    assert "--network timm/vit_tiny_patch16_224 cannot be gated" in said
+
+
+def test_corrupt_training_image_is_named(terminal: Terminal, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in "0123456789":
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            Image.new("L", (8, 8), 100).save(tmp_path / "data" / split / name / "1.png")
+    for split, hint in (("test", ""), ("train", ", or train with --on-bad-image skip")):
+        bad = tmp_path / "data" / split / "4" / "1.png"
+        bad.write_bytes(bad.read_bytes()[:40])
+        said = terminal.fail(1, *PLAIN, "--data", tmp_path / "data", "--out", tmp_path / "run")
+        assert f"{bad} is " in said
+        assert f"{hint} (split {split})\n" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_network_in_place_of_a_run(terminal: Terminal, tmp_path: Path) -> None:
     for flag, meant in (("--gater", "--gating.gater"), ("--backbone", "--network")):
         said = terminal.fail(1, *GATED[:-1], flag, "resnet20", "--out", tmp_path / "run")
