@@ -306,6 +306,8 @@ def test_every_command_takes_the_run(
     assert cli.main(["evaluate", run, "--data", str(data), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert (measured["evaluation"]["images"], measured["evaluation"]["gates"]["total"]) == (10, 336)
+    assert cli.main(["evaluate", run, "--data", "/no/such/data", "--split", "validation"]) == 2
+    assert "which images it held out is not known" in capsys.readouterr().err
     assert cli.main(["predict", run, picture, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert sorted(found["classes"]) == list(authors.CIFAR10_CLASSES)

@@ -96,7 +96,7 @@ def test_recipes(terminal: Terminal) -> None:
     assert shown["backbone"] == "resnet20"
     assert shown["schedule"]["milestones"] == [0.5, 0.75]
     assert "recipes list" in terminal.fail(2, "recipes", "show")
-    assert "no recipe" in terminal.fail(2, "recipes", "list", "resnet99")
+    assert "contains 'vgg'" in terminal.fail(2, "recipes", "list", "vgg")
     assert "cifar10/resnet20" in terminal.fail(2, "recipes", "show", "cifar10/resnet21")
 
 

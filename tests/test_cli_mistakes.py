@@ -87,7 +87,7 @@ def test_unknown_gater_gives_near_ones(terminal: Terminal, tmp_path: Path) -> No
     said = terminal.fail(1, *GATED, "--gating.gater", "resnet21", "--out", tmp_path / "run")
     assert said == (
         "gaternet: --gating.gater: unknown network 'resnet21' (depth 21 is not 6n + 2 with n ≥ 1 "
-        "(8, 14, 20, … 56, …)); did you mean resnet14 or resnet20 or resnet26?\n"
+        "(8, 14, 20, … 56, …)); did you mean resnet20 or resnet26 or resnet14?\n"
     )
 
 
@@ -96,6 +96,26 @@ def test_network_that_cannot_take_the_images(flag: str, terminal: Terminal, tmp_
     network = "timm/vit_tiny_patch16_224"
     said = terminal.fail(1, *GATED, flag, network, "--out", tmp_path / "run")
     assert f"{flag} {network}: the network cannot take images of 1×8×8 (Input height" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_network_without_places_for_gates(terminal: Terminal, tmp_path: Path) -> None:
+    flags = ["--network", "timm/vit_tiny_patch16_224", "--device", "cpu"]
+    said = terminal.fail(1, "train", "imagenet/resnet34-gated", *flags, "--out", tmp_path / "run")
+    assert "--network timm/vit_tiny_patch16_224 cannot be gated" in said
+
+
+def test_corrupt_training_image_is_named(terminal: Terminal, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in "0123456789":
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            Image.new("L", (8, 8), 100).save(tmp_path / "data" / split / name / "1.png")
+    for split, hint in (("test", ""), ("train", ", or train with --on-bad-image skip")):
+        bad = tmp_path / "data" / split / "4" / "1.png"
+        bad.write_bytes(bad.read_bytes()[:40])
+        said = terminal.fail(1, *PLAIN, "--data", tmp_path / "data", "--out", tmp_path / "run")
+        assert f"{bad} is " in said
+        assert f"{hint} (split {split})\n" in said
     assert not (tmp_path / "run").exists()
 
 

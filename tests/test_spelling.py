@@ -5,9 +5,10 @@ from gaternet.spelling import did_you_mean, near_names
 RESNETS = tuple(f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 44, 56, 110))
 
 
-def test_equally_near_names_keep_their_order() -> None:
-    # Each of these shares seven of eight letters with what was typed.
-    assert near_names("resnet21", RESNETS) == ["resnet14", "resnet20", "resnet26"]
+def test_of_equally_near_names_the_beginning_counts_then_the_order() -> None:
+    # Each of these shares seven of eight letters with what was typed, two of them the first seven.
+    assert near_names("resnet21", RESNETS) == ["resnet20", "resnet26", "resnet14"]
+    assert near_names("resnet21", RESNETS[::-1]) == ["resnet26", "resnet20", "resnet32"]
 
 
 def test_the_nearest_comes_first() -> None:

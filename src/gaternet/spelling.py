@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
+from itertools import takewhile
 
 SHOWN = 3
 
@@ -9,7 +10,7 @@ SHOWN = 3
 def near_names(name: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
     """Return up to three of the `known` names that are like `name`, the nearest first.
 
-    Of equally near ones those that come first in `known` come first.
+    Of equally near ones those come first that begin like it, then those that are first in `known`.
 
     likeness: the least that counts, in [0, 1]; 1 is the name itself
     """
@@ -17,11 +18,12 @@ def near_names(name: str, known: Iterable[str], likeness: float = 0.6) -> list[s
     close = set(get_close_matches(name, known, n=max(1, len(known)), cutoff=likeness))
     matcher = SequenceMatcher(b=name)
 
-    def ratio(candidate: str) -> float:
+    def nearness(candidate: str) -> tuple[float, int]:
         matcher.set_seq1(candidate)
-        return matcher.ratio()
+        letters = zip(name, candidate, strict=False)
+        return matcher.ratio(), len(list(takewhile(lambda pair: pair[0] == pair[1], letters)))
 
-    return sorted((k for k in known if k in close), key=ratio, reverse=True)[:SHOWN]
+    return sorted((k for k in known if k in close), key=nearness, reverse=True)[:SHOWN]
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, likeness: float = 0.6) -> str:

@@ -68,7 +68,7 @@ def test_bad_training_image_stops_the_run_or_is_left_out(folder: Path, tmp_path:
     sources = Sources(str(folder), on_bad_image="skip")
     run = train(recipe(), sources, tmp_path / "skipped", on_cpu(console))
     assert run.metrics()[0]["skipped_images"] == 1
-    assert "1 bad images skipped" in shown(console)
+    assert "bad images skipped: 1" in shown(console)
     assert "dark/3.png" in shown(console)
 
 

@@ -47,7 +47,8 @@ def stack(reader: Reader, wanted: Wanted) -> Decoded:
             image, label = _decode(row, wanted), check_label(row.label, reader.classes)
         except ValueError as error:
             if wanted.on_bad_image == "stop":
-                raise UserError(f"{row.origin} {error} (split {wanted.split})") from None
+                hint = ", or train with --on-bad-image skip" if wanted.split == "train" else ""
+                raise UserError(f"{row.origin} {error}{hint} (split {wanted.split})") from None
             skipped.append(row.origin)
             continue
         if images and image.shape[1:] != images[0].shape[1:]:

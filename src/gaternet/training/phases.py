@@ -91,7 +91,7 @@ def train(
     if images.skipped:
         shown_names = ", ".join(sorted(images.skipped)[:SHOWN_BAD_IMAGES])
         console.print(
-            f"{len(images.skipped)} bad images were left out of training: {shown_names}",
+            f"bad images left out of training, {len(images.skipped)} in all: {shown_names}",
             soft_wrap=True,
         )
     result = measure(trainer, test, run, _before(start, begun)) | {"command": options.command}

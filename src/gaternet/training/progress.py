@@ -39,7 +39,7 @@ def describe_epoch(metrics: Mapping[str, Any], epochs: int) -> str:
         other = "soft" if own == "hard" else "hard"
         line += f" ({other} gates {probe[other]['error_percent']:.2f} %)"
     if "skipped_images" in metrics:
-        line += f" · {metrics['skipped_images']} bad images skipped"
+        line += f" · bad images skipped: {metrics['skipped_images']}"
     return line + f" · {metrics['seconds']:.0f} s"
 
 

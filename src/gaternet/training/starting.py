@@ -130,7 +130,7 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
     try:
         return _gated(backbone, recipe, recipe.gating, pretrained)
     except ValueError as error:
-        raise UserError(f"{recipe.backbone} cannot be gated: {error}") from None
+        raise UserError(f"--network {recipe.backbone} cannot be gated: {error}") from None
 
 
 def _gated(
@@ -211,6 +211,13 @@ def load_part(model: nn.Module, part: str, path: Path) -> None:
         raise UserError(
             f"--{part} {path} holds a {kind}{found.backbone.name}, not a plain {wanted.name}"
         )
+    for what in ("channels", "classes"):
+        has, needs = getattr(found.backbone, what), getattr(wanted, what)
+        if needs and has != needs:  # a gater's extractor has no classes
+            raise UserError(
+                f"--{part} {path} was trained on images of {has} {what}, the data has {needs}: "
+                "give a run on the same data"
+            )
     weights = loaded.state_dict()
     for name, expected in network.state_dict().items():
         if name not in weights or weights[name].shape != expected.shape:
