@@ -1,5 +1,6 @@
 """The command line: arguments in, calls out; nothing else."""
 
+import os
 import shlex
 import sys
 import textwrap
@@ -251,6 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"gaternet: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has had enough, as `head` has; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("gaternet: interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
