@@ -47,3 +47,19 @@ def test_first_results_are_the_measured_ones(file: Path) -> None:
     assert cells[2] == f"{result['test_error_percent']:.2f} %"
     assert cells[3] == f"{result['parameters'] / 1e6:.2f} M"
     assert cells[4] == f"{result['macs_per_image'] / 1e6:.1f} M"
+
+
+def test_sweep_of_lambda_is_the_measured_one() -> None:
+    rows = json.loads((RESULTS / "sparsity_sweep.json").read_text())["rows"]
+    text = " ".join(README.read_text().split())
+    errors = [f"{row['validation_error_percent']:.2f}" for row in rows]
+    opened = [f"{row['mean_open']:.0f}" for row in rows]
+    for values in ([f"{row['sparsity']:g}" for row in rows], errors, opened):
+        assert f"{', '.join(values[:-1])} and {values[-1]}" in text
+
+
+def test_decoding_rates_are_the_measured_ones() -> None:
+    rates = json.loads((RESULTS / "decoding.json").read_text())["images_per_second"]
+    page = (README.parent / "docs" / "imagenet.md").read_text()
+    for kind in ("training_crop", "evaluation_crop", "training_step"):
+        assert f"{rates[kind]['median']:,.0f}" in page
