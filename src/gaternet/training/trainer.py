@@ -187,6 +187,7 @@ class Trainer:
                 last_look = now
                 # This process's own part: processes do not look at the same moments.
                 numbers = means.read(gated, now - start, self.epoch + 1)
+                numbers["images_per_second"] *= self.plan.processes.count
                 reporter.step(self.epoch + 1, self.epoch * steps + step + 1, numbers)
         means = means.over(self.plan.processes)
         numbers = means.read(gated, time.monotonic() - start, self.epoch + 1)
