@@ -44,7 +44,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def results(tmp_path: Path) -> Path:
     """A folder with three runs and a benchmark."""
     runs: dict[str, Any] = {
-        "a": RUN | {"recipe": "cifar10/resnet20-gated-short", "epochs": 16, "seed": 0},
+        "a": RUN
+        | {"recipe": "cifar10/resnet20-gated-short", "epochs": 16, "seed": 0}
+        | {"settings": {"gating": {"sparsity": 0.3, "bottleneck": 8}, "validation": 5000}},
         "b": RUN,
         "c": RUN | {"recipe": "cifar10/resnet20-gated-soft"},
         "d": RUN | {"recipe": "cifar10/resnet20", "epochs": 3, "pretrain_epochs": None},
@@ -107,6 +109,7 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
     assert gated.measured is not None
     short, full = gated.measured
     assert (short.file, short.shortened, short.epochs, short.seed) == ("a.json", True, 16, 0)
+    assert short.differs == ["gating.sparsity 0.3", "validation 5000"]
     assert asdict(full) == {
         "recipe": "cifar10/resnet20-gated",
         "shortened": False,
@@ -116,6 +119,7 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "pretrain_epochs": {"backbone": 164, "gater": 164},
         "seed": 3,
         "hardware": "an abacus",
+        "differs": [],
         "file": "b.json",
     }
     assert plain.measured is not None

@@ -193,7 +193,7 @@ VARIED: dict[str, dict[str, Any]] = {
     },
     "straight-through": {"binarizer": "straight-through", "anneal_from": 1.0, "anneal_until": 1.0},
     "gumbel-sigmoid": {"binarizer": "gumbel-sigmoid"},
-    "hard-concrete": {"binarizer": "hard-concrete"},
+    "hard-concrete": {"binarizer": "hard-concrete", "anneal_from": 1.0, "anneal_until": 1.0},
     "scratch": {},
     "lambda-0": {"sparsity": 0.0},
     "bottleneck-2": {"bottleneck": 2},

@@ -11,7 +11,7 @@ from gaternet import paper, recipes
 from gaternet.errors import UserError
 from gaternet.model import GatedModel
 from gaternet.paper import PaperRow
-from gaternet.training.config import Recipe
+from gaternet.training.config import Recipe, flat, recipe_to_dict
 from gaternet.training.starting import build_model
 
 SHORT = "-short"
@@ -33,6 +33,8 @@ class MeasuredRun:
     """Of the networks that it started from, by part; none where the weights were fresh."""
     seed: int
     hardware: str
+    differs: list[str]
+    """Settings in which it differs from its recipe, as given here."""
     file: str
 
 
@@ -135,7 +137,25 @@ def _measured(values: dict[str, Any], name: str, file: Path) -> MeasuredRun:
             pretrain_epochs=values["pretrain_epochs"],
             seed=values["seed"],
             hardware=values["hardware"],
+            differs=_differing(values.get("settings", {}), recipes.RECIPES.get(values["recipe"])),
             file=file.name,
         )
     except KeyError as error:
         raise UserError(f"{file} says nothing of {error}: it is no result.json of a run") from None
+
+
+def _differing(settings: dict[str, Any], recipe: Recipe | None) -> list[str]:
+    """Return what a run was told other than its recipe; how it was computed does not count."""
+    if recipe is None:
+        return []
+    usual = flat({name: v for name, v in recipe_to_dict(recipe).items() if name != "compute"})
+    told = flat(settings)
+    return [
+        f"{name} {told[name]}"
+        for name in usual
+        if name in told and _plain(told[name]) != _plain(usual[name])
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

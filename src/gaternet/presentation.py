@@ -154,14 +154,16 @@ def _errors(top1: float, top5: float | None) -> str:
 
 def _measured(row: "LedgerRow", run: "MeasuredRun") -> str:
     errors = _errors(run.error, None if row.paper_top5_error is None else run.top5_error)
-    return f"{errors} *" if run.shortened else errors
+    return f"{errors} *" if run.shortened or run.differs else errors
 
 
 def _conditions(run: "MeasuredRun") -> str:
     before = " and ".join(f"{n} of its {part}" for part, n in (run.pretrain_epochs or {}).items())
     epochs = f"{run.epochs} epochs{f' after {before}' if before else ''}"
     shortened = ", fewer than the paper's" if run.shortened else ""
-    return f"{run.recipe}, {epochs}{shortened}, seed {run.seed}, {run.hardware}, {run.file}"
+    differs = f", with {', '.join(run.differs)}" if run.differs else ""
+    told = f"{run.recipe}{differs}, {epochs}{shortened}"
+    return f"{told}, seed {run.seed}, {run.hardware}, {run.file}"
 
 
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:

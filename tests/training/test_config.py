@@ -118,3 +118,21 @@ def test_missing_setting_is_refused() -> None:
     del values["backbone"]
     with pytest.raises(UserError, match="setting 'backbone': field required"):
         recipe_from_dict(values, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("gating", "message"),
+    [
+        ({"binarizer": "hard-concrete"}, r"--gating\.anneal-from 1"),
+        (
+            {"decides": "layers", "gater": None, "binarizer": "random", "rate": 0.5},
+            r"random goes with --gating\.decides gater",
+        ),
+    ],
+)
+def test_gates_that_would_not_be_trained_as_evaluated_are_refused(
+    gating: dict[str, Any], message: str
+) -> None:
+    assert GATED.gating is not None
+    with pytest.raises(UsageError, match=message):
+        check(replace(GATED, gating=replace(GATED.gating, **gating)))

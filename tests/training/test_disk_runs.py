@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gaternet.data.image_files import ImageFiles
+from gaternet.data.image_set import split_validation
 from gaternet.data.settings import Augmentation, DataConfig
+from gaternet.data.sources import load
 from gaternet.errors import UserError
 from gaternet.training.config import Compute, Recipe, Sources
-from gaternet.training.phases import train
+from gaternet.training.phases import VALIDATION_SEED, train
 from small_runs import PLAIN, on_cpu, quiet, shown, with_batches
 
 DATA = DataConfig(
@@ -80,8 +83,21 @@ def test_bad_image_in_evaluation_is_always_an_error(folder: Path, tmp_path: Path
 
 
 def test_held_out_image_that_is_bad_is_an_error(folder: Path, tmp_path: Path) -> None:
-    for file in (folder / "train").rglob("*.png"):
-        file.write_bytes(b"no image")
+    images = load(str(folder), DATA, "train")
+    assert isinstance(images, ImageFiles)
+    _, held = split_validation(images, 8, VALIDATION_SEED)
+    bad = Path(held.row(3).origin)
+    bad.write_bytes(b"no image")
     sources = Sources(str(folder), on_bad_image="skip")
-    with pytest.raises(UserError, match=r"no image|every image of a batch is bad"):
+    with pytest.raises(UserError, match=f"{bad.parent.name}/{bad.name} is no image"):
         train(recipe(validation=8), sources, tmp_path / "run", on_cpu())
+
+
+def test_weights_of_another_normalisation_are_told(folder: Path, tmp_path: Path) -> None:
+    first = train(recipe(), Sources(str(folder)), tmp_path / "first", on_cpu())
+    other = replace(DATA, mean=(0.4, 0.4, 0.4))
+    for data, notes in ((DATA, 0), (other, 1)):
+        console = quiet()
+        sources = Sources(str(folder), backbone=first.path)
+        train(recipe(data=data), sources, tmp_path / f"run-{notes}", on_cpu(console))
+        assert shown(console).count("note: the backbone's first weights were trained") == notes

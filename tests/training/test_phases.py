@@ -121,7 +121,7 @@ def test_parts_are_runs_of_their_own_with_seeds_of_their_own(joint: Run) -> None
     backbone, gater = (open_run(joint.path / part) for part in ("backbone", "gater"))
     assert backbone.config.recipe.name == gater.config.recipe.name == "digits/resnet8"
     assert backbone.config.recipe.epochs == 1
-    assert (backbone.config.recipe.seed, gater.config.recipe.seed) == (0, 1000)
+    assert (backbone.config.recipe.seed, gater.config.recipe.seed) == (2000, 1000)
     assert joint.config.weights == {
         "backbone": "pre-trained by this run",
         "gater": "pre-trained by this run",
@@ -393,6 +393,17 @@ def test_seed_does_not_change_what_is_held_out() -> None:
     (kept, probe), (kept_too, probe_too) = splits
     assert probe.images.fingerprint == probe_too.images.fingerprint
     assert kept.fingerprint == kept_too.fingerprint != images.fingerprint
+
+
+def test_synchronised_batch_norm_keeps_what_is_fused_with_it() -> None:
+    """timm's BatchNormAct2d is BatchNorm and ReLU in one module."""
+    plain = replace(ONE, backbone="timm/resnetv2_18")
+    assert any(type(m).__name__ == "BatchNormAct2d" for m in build_model(plain).modules())
+    shared = replace(plain, compute=replace(plain.compute, sync_batch_norm=True))
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        outputs = [build_model(recipe).eval()(images) for recipe in (plain, shared)]
+    torch.testing.assert_close(outputs[1], outputs[0])
 
 
 def test_parts_are_pretrained_as_the_networks_that_the_joint_phase_has() -> None:

@@ -35,6 +35,7 @@ from small_runs import (
 )
 
 KEYS = torch.arange(12)
+RMSPROP = replace(PLAIN, optimizer=Optimizer(kind="rmsprop", lr=0.01, momentum=0.9))
 
 
 def smooth_network() -> nn.Sequential:
@@ -87,6 +88,29 @@ def test_steps_equal_hand_written_ones(nesterov: bool) -> None:
                 decayed = g + 0.01 * p
                 v.mul_(0.8).add_(decayed)
                 p.sub_(0.03 * (decayed + 0.8 * v if nesterov else v))
+    assert_same_weights(model, by_hand)
+
+
+def test_rmsprop_steps_equal_hand_written_ones() -> None:
+    """TensorFlow's: ε within the root, mean squares that start at 1, the rate in the momentum."""
+    optimizer = Optimizer(kind="rmsprop", lr=0.3, momentum=0.8, weight_decay=0.01)
+    recipe = with_batches(replace(PLAIN, optimizer=optimizer), 12, kind="step", warmup=0.0)
+    model = smooth_network()
+    by_hand = copy.deepcopy(model)
+    trainer = trainer_of(model, recipe)
+    images = (few_digits(12).images / 255 - DIGITS.mean[0]) / DIGITS.std[0]
+    velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
+    squares = [torch.ones_like(p) for p in by_hand.parameters()]
+    for _ in range(3):
+        trainer.step(*a_batch())
+        loss = F.cross_entropy(by_hand(images), few_digits(12).labels)
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for p, g, v, s in zip(by_hand.parameters(), gradients, velocity, squares, strict=True):
+                decayed = g + 0.01 * p
+                s.mul_(0.9).add_(0.1 * decayed**2)
+                v.mul_(0.8).add_(0.3 * decayed / (s + 1).sqrt())
+                p.sub_(v)
     assert_same_weights(model, by_hand)
 
 
@@ -175,8 +199,9 @@ def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (PLAIN, 0.0, EAGER),
         (PLAIN, 0.0, Compute(precision="bfloat16", compile="off", channels_last=True)),
         (GATED, 0.9, Compute(precision="float32", compile="off", channels_last=True)),
+        (RMSPROP, 0.0, EAGER),
     ],
-    ids=["plain", "plain, bfloat16, channels last", "gated, averaged, channels last"],
+    ids=["plain", "plain, bfloat16, channels last", "gated, averaged, channels last", "rmsprop"],
 )
 def test_resumed_run_equals_an_undisturbed_one_to_the_byte(
     recipe: Recipe, ema: float, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

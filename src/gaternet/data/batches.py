@@ -135,9 +135,10 @@ def _from_disk(images: ImageFiles | HubStream, order: Order, loading: Loading) -
         parts = load_parts(FileParts(images, decoder), loading, map(Tensor.tolist, places))
     for part in parts:
         images.skipped.update(part.bad)
-        if not part.places:
+        if part.bad and len(part.places) < 2:  # BatchNorm needs two
             raise UserError(
-                f"every image of a batch is bad, {part.bad[0]} first: is the disk there?"
+                f"fewer than two images of a batch can be read, {part.bad[0]} cannot: is the disk "
+                "there?"
             )
         yield _on_device(part, loading.device)
 

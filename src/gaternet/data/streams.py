@@ -66,9 +66,11 @@ class HubStream:
     def sample(self, size: int, data: DataConfig) -> ImageSet:
         """Return the first `size` images, cropped as for evaluation, as a set in memory."""
         rows = list(islice(self.rows(range(self.shards)), size))
-        part = Decoder(data, self.split, self.classes).decode(range(len(rows)), rows)
+        decoder = Decoder(data, self.split, self.classes, skip=self.on_bad_image == "skip")
+        part = decoder.decode(range(len(rows)), rows)
         if part.fault:
             raise UserError(part.fault)
+        self.skipped.update(part.bad)
         return make_image_set(part.images, torch.tensor(part.labels), self.classes, self.name)
 
     def rows(self, shards: Iterable[int]) -> Iterator[Row]:

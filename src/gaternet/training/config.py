@@ -1,5 +1,6 @@
 """What a training run is made of: typed, frozen, checked before any data is read."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from math import inf
@@ -111,7 +112,7 @@ class Compute:
     sync_batch_norm: bool = False
     """Batch statistics over all processes; off: each process normalises its own part of a batch."""
     workers: int | None = None
-    """Processes that decode images from disk, a training process; none: as many as cores."""
+    """Processes that decode images from disk, for each training process; none: its share."""
 
     __pydantic_config__ = _STRICT
 
@@ -213,7 +214,8 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
 
 def parts(recipe: Recipe) -> tuple[str, ...]:
     """Return which networks of a recipe's model can start from pre-trained weights."""
-    if recipe.gating and recipe.gating.decides == "gater":
+    gating = recipe.gating
+    if gating and gating.decides == "gater" and gating.binarizer != "random":
         return ("backbone", "gater")
     return ("backbone",)
 
@@ -236,6 +238,7 @@ def _gating_faults(gating: Gating) -> dict[str, bool]:
         and gating.input_size < 1,
         "gating.opening-bias must be finite": not -inf < gating.opening_bias < inf,
         "gating.sparsity must not be negative": not 0 <= gating.sparsity < inf,
+        "gating.binarizer random goes with --gating.decides gater": random and not has_gater,
         "gating.binarizer random needs --gating.rate in (0, 1], such as 0.5": random
         and (gating.rate is None or not 0 < gating.rate <= 1),
         "gating.rate goes with gating.binarizer random: give --gating.rate none": not random
@@ -247,7 +250,7 @@ def _gating_faults(gating: Gating) -> dict[str, bool]:
         "gating.dropout must be in [0, 1)": not 0 <= gating.dropout < 1,
         f"gating.binarizer {gating.binarizer} has no noise that could fade: give "
         "--gating.anneal-from 1 and --gating.anneal-until 1": fades
-        and gating.binarizer in ("straight-through", "soft", "random"),
+        and gating.binarizer in ("straight-through", "soft", "random", "hard-concrete"),
         "0 ≤ gating.anneal-from ≤ gating.anneal-until ≤ 1 does not hold": not (
             0 <= gating.anneal_from <= gating.anneal_until <= 1
         ),
@@ -272,3 +275,14 @@ def recipe_from_dict(values: object, source: str) -> Recipe:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{source}: setting {where!r}: {first['msg'].lower()}") from None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

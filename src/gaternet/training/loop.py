@@ -53,8 +53,8 @@ def fit(trainer: Trainer, images: Images, probe: Probe, run: Run, reporter: Repo
             metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
             metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
             metrics["probe"] = shown = probe_metrics(trainer, probe)
-            if images.skipped:
-                metrics["skipped_images"] = len(images.skipped)
+            if trainer.skipped:
+                metrics["skipped_images"] = len(trainer.skipped)
             metrics["seconds"] = time.monotonic() - start
             check_finite(shown[shown["form"]]["loss"], trainer.epoch)
             # In this order: resuming forgets metrics without a checkpoint, never the reverse.

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -15,7 +14,7 @@ from gaternet.data.sources import load
 from gaternet.data.streams import HubStream
 from gaternet.errors import UserError
 from gaternet.training.compute import choose_device, plan
-from gaternet.training.config import Recipe, Sources, recipe_to_dict
+from gaternet.training.config import Recipe, Sources, flat, recipe_to_dict
 from gaternet.training.loop import Probe, fit
 from gaternet.training.processes import ALONE, Processes
 from gaternet.training.progress import plain_console, reporting, silent_console
@@ -25,6 +24,7 @@ from gaternet.training.starting import (
     Start,
     build_model,
     choose_start,
+    describe_mismatches,
     load_part,
     pretraining,
     try_networks,
@@ -81,6 +81,8 @@ def train(
     images, probe = _split(recipe, images)
     trainer = Trainer(model, recipe, compute)
     console = options.console if processes.first else silent_console()
+    for note in describe_mismatches(model, recipe, start):
+        console.print(note, soft_wrap=True)
     if compute.note:
         _say_once(console, compute.note)
     if resume:
@@ -88,10 +90,10 @@ def train(
     steps = recipe.epochs * trainer.steps_per_epoch(images)
     with reporting(recipe.name, steps, recipe.epochs, console) as shown:
         fit(trainer, images, probe, run, shown)
-    if images.skipped:
-        shown_names = ", ".join(sorted(images.skipped)[:SHOWN_BAD_IMAGES])
+    if trainer.skipped:
+        shown_names = ", ".join(sorted(trainer.skipped)[:SHOWN_BAD_IMAGES])
         console.print(
-            f"bad images left out of training, {len(images.skipped)} in all: {shown_names}",
+            f"bad images left out of training, {len(trainer.skipped)} in all: {shown_names}",
             soft_wrap=True,
         )
     result = measure(trainer, test, run, _before(start, begun)) | {"command": options.command}
@@ -144,12 +146,13 @@ def _load_splits(recipe: Recipe, sources: Sources, processes: Processes) -> tupl
 
 
 def _check_ranks(recipe: Recipe, processes: Processes) -> None:
-    parts = processes.count * recipe.schedule.accumulate
-    if recipe.schedule.batch_size % parts:
+    size, accumulate = recipe.schedule.batch_size, recipe.schedule.accumulate
+    parts = processes.count * accumulate
+    if size % parts or size < 2 * parts:
         raise UserError(
-            f"--schedule.batch-size {recipe.schedule.batch_size} cannot be shared by "
-            f"{processes.count} processes in {recipe.schedule.accumulate} parts each: give a "
-            f"multiple of {parts}"
+            f"--schedule.batch-size {size} cannot be shared by {processes.count} processes in "
+            f"{accumulate} parts each: give a multiple of {parts}, at least {2 * parts} (BatchNorm "
+            "needs two images)"
         )
 
 
@@ -172,7 +175,7 @@ def _reopen(out: Path, config: RunConfig, *, writes: bool) -> Run:
     if run.result:
         raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
     before, now = (
-        _flat(recipe_to_dict(c.recipe) | {"weights": c.weights}) for c in (run.config, config)
+        flat(recipe_to_dict(c.recipe) | {"weights": c.weights}) for c in (run.config, config)
     )
     changed = [
         f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
@@ -187,16 +190,6 @@ def _reopen(out: Path, config: RunConfig, *, writes: bool) -> Run:
             f"{out} was begun with other images than these; resume it with the same --data"
         )
     return run
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _split(recipe: Recipe, images: Images) -> tuple[Images, Probe]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    patient: dist.ProcessGroup | None = None
+    """The same processes with a time-out of a day: the first one may have data to prepare."""
 
     @property
     def first(self) -> bool:
@@ -38,10 +41,25 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
+    def union(self, names: set[str]) -> set[str]:
+        """Return the names of all processes together."""
+        if self.count == 1:
+            return set(names)
+        found: list[set[str]] = [set()] * self.count
+        dist.all_gather_object(found, names, group=self.patient)
+        return set().union(*found)
+
     def wait(self) -> None:
-        """Go on when every process has come here."""
-        if self.count > 1:
-            dist.barrier()
+        """Go on when every process has come here.
+
+        Raises UserError where another one has ended meanwhile.
+        """
+        if self.count == 1:
+            return
+        try:
+            dist.barrier(self.patient)
+        except RuntimeError:  # of which kind depends on how the connection was lost
+            raise UserError("another process of this run has ended; its message says why") from None
 
 
 ALONE = Processes()
@@ -71,6 +89,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot be joined: {error}") from None
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        assert isinstance(patient, dist.ProcessGroup)  # every process is in it
+        yield Processes(dist.get_rank(), dist.get_world_size(), patient)
     finally:
         dist.destroy_process_group()

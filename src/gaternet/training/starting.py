@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from gaternet import backbones, checkpoint, recipes
@@ -12,13 +14,15 @@ from gaternet.backbones import BackboneConfig
 from gaternet.errors import UsageError, UserError
 from gaternet.gater import Gater
 from gaternet.local import LocalGaterNet
-from gaternet.model import GaterNet
+from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import make_binarizer
 from gaternet.training.config import Gating, Recipe, Sources, parts
 from gaternet.training.run import Run, open_run
 from gaternet.training.trial import try_network
 
-GATER_SEED_OFFSET = 1000
+SEED_OFFSETS = {"backbone": 2000, "gater": 1000}
+"""Added to the joint phase's seed, which shall not go through the same batches and crops again; and
+where both networks are ResNet-20 they shall not be twins."""
 _NAMING = {"backbone": "--network", "gater": "--gating.gater"}
 """The flag that names the network of each part; --backbone and --gater name runs."""
 
@@ -89,6 +93,32 @@ def _check_given(part: str, run: Run, recipe: Recipe) -> None:
         )
 
 
+def describe_mismatches(model: nn.Module, recipe: Recipe, start: Start) -> list[str]:
+    """Say which first weights were trained on images that were normalised in another way."""
+    found: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+        part: (run.config.recipe.data.mean, run.config.recipe.data.std)
+        for part, run in start.given.items()
+    }
+    for part in start.pretrained:
+        trained: Mapping[str, Any] = getattr(_network(model, part), "pretrained_cfg", None) or {}
+        if "mean" in trained and "std" in trained:
+            found[part] = (tuple(trained["mean"]), tuple(trained["std"]))
+    wanted = (recipe.data.mean, recipe.data.std)
+    return [
+        f"note: the {part}'s first weights were trained with mean {mean} and standard deviation "
+        f"{std}, this run has {wanted[0]} and {wanted[1]}"
+        for part, (mean, std) in found.items()
+        if (mean, std) != wanted
+    ]
+
+
+def _network(model: nn.Module, part: str) -> nn.Module:
+    """Return the network whose weights a part is."""
+    if part == "gater" and isinstance(model, GaterNet):
+        return model.gater.extractor
+    return model.backbone if isinstance(model, GatedModel) else model
+
+
 def try_networks(recipe: Recipe) -> None:
     """Try a recipe's networks on images as they will see them, before anything is built or written.
 
@@ -124,7 +154,7 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
     backbone = backbones.create(config, pretrained="backbone" in pretrained)
     if recipe.compute.sync_batch_norm:
         # Before there are gates: the layers that it replaces would take their hooks along.
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+        backbone = convert_sync_batchnorm(backbone)
     if recipe.gating is None:
         return backbone
     try:
@@ -158,7 +188,7 @@ def _gated(
         opening_bias=gating.opening_bias,
     )
     if recipe.compute.sync_batch_norm:
-        gater = nn.SyncBatchNorm.convert_sync_batchnorm(gater)
+        gater = convert_sync_batchnorm(gater)
     if gating.binarizer == "random":
         gater.requires_grad_(False)  # nobody asks it
     return GaterNet(backbone, gater, input_size=size, binarizer=binarizer)
@@ -188,8 +218,7 @@ def pretraining(part: str, joint: Recipe) -> Recipe:
         augmentation=joint.augmentation if changed else recipe.augmentation,
         validation=joint.validation,
         compute=joint.compute,
-        # A seed of its own: where both are ResNet-20 they shall not be twins.
-        seed=joint.seed + (GATER_SEED_OFFSET if part == "gater" else 0),
+        seed=joint.seed + SEED_OFFSETS[part],
     )
 
 
@@ -198,11 +227,7 @@ def load_part(model: nn.Module, part: str, path: Path) -> None:
 
     Raises UserError where `path` holds another network.
     """
-    network = model
-    if part == "gater" and isinstance(model, GaterNet):
-        network = model.gater.extractor
-    elif isinstance(model, GaterNet | LocalGaterNet):
-        network = model.backbone
+    network = _network(model, part)
     loaded = checkpoint.load(path)
     found, wanted = checkpoint.describe(loaded), backbones.describe(network)
     # By name first: a ResNet-56 has every weight of a ResNet-20, and more.

@@ -1,5 +1,6 @@
 """A network in training: one step, one epoch, and the state that a run goes on from."""
 
+import functools
 import logging
 import math
 import time
@@ -10,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from timm.optim import RMSpropTF
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -128,7 +130,8 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
     """Return the optimiser over all parameters that need gradients."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.kind == "rmsprop":
-        return torch.optim.RMSprop(
+        # TensorFlow's: ε within the root, squares that start at 1. With ε = 1 that matters.
+        return RMSpropTF(
             parameters,
             lr=settings.lr,
             alpha=0.9,
@@ -162,6 +165,8 @@ class Trainer:
             average = get_ema_multi_avg_fn(recipe.schedule.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.epoch = 0
+        self.skipped: set[str] = set()
+        """Names of the bad images that were left out so far, in any process."""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -192,7 +197,10 @@ class Trainer:
         means = means.over(self.plan.processes)
         numbers = means.read(gated, time.monotonic() - start, self.epoch + 1)
         self.epoch += 1
-        self.plan.processes.take_from_first((*self.model.buffers(), *self.evaluated.buffers()))
+        self.skipped |= self.plan.processes.union(set(images.skipped))
+        self.plan.processes.take_from_first(self.model.buffers())
+        if self.average:
+            self.plan.processes.take_from_first(self.average.buffers())
         reporter.step(self.epoch, self.epoch * steps, numbers)
         return numbers
 
@@ -243,17 +251,33 @@ class Trainer:
         """
         network = self.evaluated
         if isinstance(network, GaterNet):
-            update_bn(self._some_images(images), network.gater)
-            network = _UnderItsGates(network.eval())
+            gater = network.gater
+            self._measure(images, gater, lambda batch, keys: gater(batch))
+            network.eval()
+            self._measure(
+                images,
+                network.backbone,
+                lambda batch, keys: network(
+                    batch, gates=network.decide(batch, keys=keys).gates, keys=keys
+                ),
+            )
         elif isinstance(network, GatedModel):
-            network = _UnderLocalGates(network.eval())
-        update_bn(self._some_images(images), network)
+            self._measure(images, network, functools.partial(_under_its_gates, network))
+        elif getattr(network, "takes_keys", False):
+            self._measure(images, network, lambda batch, keys: network(batch, keys=keys))
+        else:
+            self._measure(images, network, lambda batch, keys: network(batch))
         self.plan.processes.take_from_first(self.evaluated.buffers())
 
-    def _some_images(self, images: Images) -> Iterator[Tensor]:
+    def _measure(
+        self, images: Images, network: nn.Module, call: Callable[[Tensor, Tensor], object]
+    ) -> None:
+        """Take the statistics of a network's BatchNorms anew while `call` runs it."""
         data = self.recipe.data
-        for pixels, _, _ in islice(self.batches(images), BATCH_NORM_BATCHES):
-            yield normalise(pixels, data.mean, data.std)
+        batches = islice(self.batches(images), BATCH_NORM_BATCHES)
+        # update_bn passes on the first item of each batch: here a pair.
+        pairs = (((normalise(pixels, data.mean, data.std), keys),) for pixels, _, keys in batches)
+        update_bn(pairs, _Called(network, call))
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """Return tensors and values that `restore` goes on from."""
@@ -271,7 +295,11 @@ class Trainer:
         updates = int(self.average.n_averaged) if self.average else 0
         return tensors, {
             checkpoint.MODEL: asdict(checkpoint.describe(self.model)),
-            "progress": {"epoch": self.epoch, "averaged_updates": updates},
+            "progress": {
+                "epoch": self.epoch,
+                "averaged_updates": updates,
+                "skipped": sorted(self.skipped),
+            },
         }
 
     def restore(self, run: Run) -> None:
@@ -289,6 +317,7 @@ class Trainer:
             self.average.n_averaged.fill_(progress["averaged_updates"])
         self._restore_optimizer(checkpoint.read_tensors(path, OPTIMIZER))
         self.epoch = progress["epoch"]
+        self.skipped = set(progress["skipped"])
         run.rewind(self.epoch)
 
     def _restore_optimizer(self, slots: Mapping[str, Tensor]) -> None:
@@ -300,27 +329,20 @@ class Trainer:
             self.optimizer.state[parameters[name]][slot] = torch.empty_like(like).copy_(value)
 
 
-class _UnderItsGates(nn.Module):
-    """A GaterNet whose backbone alone is trained or evaluated: its gater stays as it is."""
+class _Called(nn.Module):
+    """A network in training mode that is run by a function, from images and keys."""
 
-    def __init__(self, network: GaterNet) -> None:
-        super().__init__()
-        self.backbone = network.backbone
-        self._network = (network,)  # in a tuple, so that it is no submodule
-
-    def forward(self, images: Tensor) -> Any:
-        (network,) = self._network
-        return network(images, gates=network.decide(images).gates).logits
-
-
-class _UnderLocalGates(nn.Module):
-    """A model whose BatchNorms are in training while its gates are those of evaluation."""
-
-    def __init__(self, network: GatedModel) -> None:
+    def __init__(self, network: nn.Module, call: Callable[[Tensor, Tensor], object]) -> None:
         super().__init__()
         self.network = network
+        self._call = call
 
-    def forward(self, images: Tensor) -> Any:
-        self.network.binarizer.eval()
-        self.network.dropout.eval()
-        return self.network(images).logits
+    def forward(self, pair: tuple[Tensor, Tensor]) -> object:
+        return self._call(*pair)
+
+
+def _under_its_gates(network: GatedModel, images: Tensor, keys: Tensor) -> object:
+    """Run a network whose BatchNorms are in training under the gates of evaluation."""
+    network.binarizer.eval()
+    network.dropout.eval()
+    return network(images, keys=keys)
