@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gaternet import cli
+from gaternet import cli, recipes
+from gaternet.arguments import applied, parse
+from gaternet.errors import UsageError
+from gaternet.training.config import Sources
+from gaternet.training.starting import choose_start
 from gaternet.training.trainer import Trainer
 from small_runs import tree
 from terminal import GATED, PLAIN, Terminal
@@ -256,3 +260,16 @@ def test_images_that_cannot_be_read(
 
 def test_recipe_comes_first(terminal: Terminal) -> None:
     assert "the recipe comes first" in terminal.fail(2, "train", "--out", "x", "digits/resnet8")
+
+
+def test_decider_can_be_changed_by_flags() -> None:
+    """Without a gater none is pre-trained; a gater that no recipe is named for must be given."""
+    local = recipes.get("cifar10/resnet20-gated-local")
+    flags = ["--gating.decides", "layers", "--gating.gater", "none", "--out", "run"]
+    gated = recipes.get("cifar10/resnet20-gated")
+    told = applied(gated, parse(gated, flags))
+    assert (told.gating, told.pretrain) == (local.gating, local.pretrain)
+    flags = ["--gating.decides", "gater", "--gating.gater", "resnet20", "--out", "run"]
+    told = applied(local, parse(local, flags))
+    with pytest.raises(UsageError, match="names no recipe to pre-train its gater with"):
+        choose_start(told, Sources("cifar10"))

@@ -57,7 +57,9 @@ def test_networks_of_all_recipes_exist() -> None:
     wanted |= {(r.gating.gater, 0) for r in RECIPES.values() if r.gating and r.gating.gater}
     with torch.device("meta"):
         for name, classes in sorted(wanted):
-            backbones.create(BackboneConfig(name, classes))
+            network = backbones.create(BackboneConfig(name, classes))
+            found = backbones.describe(network)
+            assert (found.name, found.classes) == (name, classes)
 
 
 def test_every_row_of_the_paper_s_tables_has_a_recipe() -> None:

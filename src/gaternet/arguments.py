@@ -20,7 +20,14 @@ from gaternet.training.config import (
     Schedule,
     Sources,
     check,
+    parts,
 )
+
+SAME_NAMES = (
+    *("epochs", "seed", "validation"),
+    *("optimizer", "schedule", "augmentation", "compute"),
+)
+"""Settings that a recipe and its flags call alike."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,7 @@ def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:
         out=tyro.MISSING,
         data=recipe.data.hub,
         network=recipe.backbone,
-        epochs=recipe.epochs,
-        seed=recipe.seed,
-        validation=recipe.validation,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        augmentation=recipe.augmentation,
-        compute=recipe.compute,
+        **{name: getattr(recipe, name) for name in SAME_NAMES},
     )
     if recipe.gating:
         default = GatedArguments(**vars(default), gating=recipe.gating)
@@ -100,20 +101,14 @@ def applied(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
     """
     if arguments.data is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
-    return check(
-        replace(
-            recipe,
-            backbone=arguments.network,
-            epochs=arguments.epochs,
-            gating=arguments.gating if isinstance(arguments, GatedArguments) else None,
-            seed=arguments.seed,
-            validation=arguments.validation,
-            optimizer=arguments.optimizer,
-            schedule=arguments.schedule,
-            augmentation=arguments.augmentation,
-            compute=arguments.compute,
-        )
+    told = replace(
+        recipe,
+        backbone=arguments.network,
+        gating=arguments.gating if isinstance(arguments, GatedArguments) else None,
+        **{name: getattr(arguments, name) for name in SAME_NAMES},
     )
+    # Where the gater was taken away by a flag, none is pre-trained.
+    return check(replace(told, pretrain=told.pretrain[: len(parts(told))]))
 
 
 def sources(arguments: TrainingArguments) -> Sources:

@@ -41,7 +41,10 @@ def test_what_gives_no_logits_is_refused() -> None:
 def test_network_on_the_meta_device_is_tried_too() -> None:
     with torch.device("meta"):
         network = CifarResNet(8, image_size=8)
-        try_network(network, (3, 8, 8), 10)
+    try_network(network, (3, 8, 8), 10)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    with pytest.raises(UserError, match="cannot take images of 4×8×8"):
+        try_network(network, (4, 8, 8), 10)
 
 
 class TwoHeads(nn.Module):

@@ -73,6 +73,12 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
         return Start(runs, missing, (), ())
     if sources.from_scratch or not recipe.pretrain:
         return Start(runs, (), (), missing)
+    for part in missing:
+        if parts(recipe).index(part) >= len(recipe.pretrain):
+            raise UsageError(
+                f"{recipe.name} names no recipe to pre-train its {part} with: give --{part}, "
+                "--pretrained or --from-scratch"
+            )
     return Start(runs, (), missing, ())
 
 

@@ -41,8 +41,7 @@ def _forward(network: nn.Module, input_size: tuple[int, int, int]) -> Any:
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     skeleton = skeleton_of(network, fake_mode).train()
     with fake_mode, torch.no_grad(), _unlogged():
-        # On the fake CPU, as the skeleton is, though a recipe is counted on the meta device.
-        return skeleton(torch.empty(BATCH, *input_size, device="cpu"))
+        return skeleton(torch.empty(BATCH, *input_size))
 
 
 @contextmanager
