@@ -63,6 +63,10 @@ class Graph:
         """The shape of a node's tensor for `BATCH` images, None if it is not one tensor."""
         return node.meta["shape"]
 
+    def node_macs(self, node: Node) -> int:
+        """Multiply-accumulates per image of one operation, 0 for what is not counted."""
+        return _facts(node).macs // BATCH
+
     def is_identity(self, node: Node) -> bool:
         """Whether a node hands on one of its inputs as it is (drop path in evaluation)."""
         return _facts(node).is_identity

@@ -35,6 +35,7 @@ class Facts:
     layer: str
     is_identity: bool = False
     works_in_place: bool = False
+    macs: int = 0
     names: list[str] = field(default_factory=list)
 
 
@@ -225,6 +226,7 @@ class BackboneTracer(fx.Tracer):
         if macs is None:
             self.uncounted[f"{name}: {operation}"] += 1
         elif macs:
+            facts.macs = macs
             self.macs[name] += macs
 
 

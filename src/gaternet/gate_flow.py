@@ -1,0 +1,257 @@
+"""Where gates reach: which channels a closed gate makes exactly zero, and which nobody needs then.
+
+    conv1 ─► norm ─► [gate] ─► relu ─► conv2
+      └ makes channels that        └ reads channels that are 0
+        nobody needs                 where the gate is closed
+
+Of a layer with `i` open input and `o` open output channels, i · o products of each position are
+left. Costs, compression and the runtime all read this; none follows the gates a second time.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from gaternet import channels
+from gaternet.gate_points import GatePoint
+from gaternet.graph import Graph
+
+UNGATED = -1
+"""In place of a gate: a channel that no gate closes."""
+
+Gates = tuple[int, ...]
+"""For each channel the column of the gates (N, G) that closes it, or `UNGATED`."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilterLayer:
+    """One call of a conv or linear layer, as the gates see it.
+
+    inputs: for each input channel the gate that makes it exactly zero
+    outputs: for each output channel the gate whose closing leaves nobody who needs it
+    groups: of a grouped conv; 1 for a linear layer
+    macs: multiply-accumulates per image with every gate open
+    """
+
+    node: fx.Node
+    name: str
+    inputs: Gates
+    outputs: Gates
+    groups: int
+    macs: int
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate can save anything here."""
+        return any(gate != UNGATED for gate in (*self.inputs, *self.outputs))
+
+
+@dataclass(frozen=True, eq=False)
+class GateFlow:
+    """What closed gates do to every node of a graph.
+
+    zeros: for nodes with channels, the gate that makes each channel of their output exactly zero
+    unneeded: for nodes with channels, the gate whose closing leaves nobody who needs the channel
+    layers: all convs and linear layers with learned weights, in the order of execution
+    """
+
+    graph: Graph
+    points: tuple[GatePoint, ...]
+    zeros: dict[fx.Node, Gates]
+    unneeded: dict[fx.Node, Gates]
+    layers: tuple[FilterLayer, ...]
+
+
+def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
+    """Follow the gates of a backbone, forward to who reads zeros and back to who made them."""
+    at = _gates_at(graph, points)
+    zeros: dict[fx.Node, Gates] = {}
+    for node in graph.fx.nodes:
+        found = at.get(node) or _zeros_after(graph, node, zeros)
+        if found and any(gate != UNGATED for gate in found):
+            zeros[node] = found
+    unneeded: dict[fx.Node, Gates] = {}
+    for node in reversed(graph.fx.nodes):
+        found = at.get(node) or _unneeded_by_all(graph, node, unneeded)
+        if found and any(gate != UNGATED for gate in found):
+            unneeded[node] = found
+    filters = [node for node in graph.fx.nodes if channels.is_filter(graph, node)]
+    layers = tuple(_layer(graph, node, zeros, unneeded) for node in filters)
+    return GateFlow(graph, tuple(points), zeros, unneeded, layers)
+
+
+def _gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]:
+    at, start = {}, 0
+    for point in points:
+        (node,) = graph.outputs[point.name]
+        assert node is not None
+        at[node] = tuple(start + channel // point.block for channel in range(point.channels))
+        start += point.gates
+    return at
+
+
+def _zeros_after(graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates]) -> Gates | None:
+    """The gates that make a node's channels zero, from those of what it reads."""
+    count = _channel_count(graph, node)
+    if count is None:
+        return None
+    if channels.is_addition(graph, node):
+        return _common(_of(graph, given, zeros) for given in graph.inputs(node))
+    joined = _joined(graph, node)
+    if joined:
+        return tuple(gate for part in joined for gate in _of(graph, part, zeros))
+    if (sliced := _sliced(graph, node)) is not None:
+        source, first = sliced
+        return _of(graph, source, zeros)[first : first + count]
+    source = _handed_on(graph, node)
+    if source is None or source not in zeros:
+        return None
+    kept = channels.keeps_zero(graph, node) or _is_flat(graph, node) or _is_depthwise(graph, node)
+    return _spread(zeros[source], count) if kept and not _has_bias(graph, node) else None
+
+
+def _unneeded_by_all(graph: Graph, node: fx.Node, unneeded: dict[fx.Node, Gates]) -> Gates | None:
+    readers = graph.readers(node)
+    if not readers or _channel_count(graph, node) is None:
+        return None
+    return _common(_unneeded_by(graph, node, reader, unneeded) for reader in readers)
+
+
+def _unneeded_by(
+    graph: Graph, node: fx.Node, reader: fx.Node, unneeded: dict[fx.Node, Gates]
+) -> Gates:
+    """The gates whose closing makes one reader indifferent to each channel of a node."""
+    count = _channel_count(graph, node) or 0
+    nothing = (UNGATED,) * count
+    if reader not in unneeded:
+        return nothing
+    behind = unneeded[reader]
+    if channels.is_addition(graph, reader):
+        return behind
+    joined = _joined(graph, reader)
+    if joined:
+        if joined.count(node) != 1:
+            return nothing
+        before = joined[: joined.index(node)]
+        start = sum(_channel_count(graph, part) or 0 for part in before)
+        return behind[start : start + count]
+    # Not a product's scale: where its feature map is not needed, neither is it.
+    channelwise = _handed_on(graph, reader) is node or _is_scale(graph, reader, node)
+    return behind if channelwise and len(behind) == count else nothing
+
+
+def _layer(
+    graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates], unneeded: dict[fx.Node, Gates]
+) -> FilterLayer:
+    (given, *_) = graph.inputs(node)
+    name = str(node.target) if node.op == "call_module" else graph.layer(node) or node.name
+    return FilterLayer(
+        node,
+        name,
+        _of(graph, given, zeros),
+        _of(graph, node, unneeded),
+        _groups(graph, node),
+        graph.node_macs(node),
+    )
+
+
+def _of(graph: Graph, node: fx.Node, gates: dict[fx.Node, Gates]) -> Gates:
+    return gates.get(node) or (UNGATED,) * (_channel_count(graph, node) or 0)
+
+
+def _common(several: Iterable[Gates]) -> Gates:
+    """For each channel the gate that all name, else none."""
+    return tuple(
+        named[0] if len(set(named)) == 1 else UNGATED for named in zip(*several, strict=True)
+    )
+
+
+def _spread(gates: Gates, count: int) -> Gates:
+    """Each channel's gate for all the values that flattening made of it."""
+    return tuple(gate for gate in gates for _ in range(count // len(gates)))
+
+
+def _channel_count(graph: Graph, node: fx.Node) -> int | None:
+    """The channels of a feature map (N, C, H, W), of (N, H, W, C) or of features (N, C)."""
+    shape = graph.shape(node)
+    if node.op == "output" or shape is None:
+        return None
+    if len(shape) == 2:
+        return shape[1]
+    dim = channels.channel_dim(graph, node) if len(shape) == 4 else None
+    return shape[dim] if dim is not None else None
+
+
+def _handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
+    """The input whose channels a node hands on one by one, flattened or convolved apart too."""
+    if _is_flat(graph, node) or _is_depthwise(graph, node):
+        return graph.inputs(node)[0]
+    source = channels.channel_input(graph, node)
+    if source is None or _channel_count(graph, source) != _channel_count(graph, node):
+        return None
+    return source
+
+
+def _is_flat(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node makes (N, C, H, W) into (N, C·H·W), or into (N, C) by a mean."""
+    given = graph.inputs(node)
+    if len(given) != 1 or len(graph.shape(node) or ()) != 2:
+        return False
+    if len(graph.shape(given[0]) or ()) != 4 or channels.channel_dim(graph, given[0]) != 1:
+        return False
+    name = channels.operation(node)
+    flattens = isinstance(graph.module(node), nn.Flatten) or name in ("flatten", "view", "reshape")
+    return flattens or name in ("mean", "amax", "squeeze", "sum")
+
+
+def _is_depthwise(graph: Graph, node: fx.Node) -> bool:
+    module = graph.module(node)
+    return (
+        isinstance(module, _ConvNd)
+        and not isinstance(module, _ConvTransposeNd)
+        and module.groups == module.in_channels == module.out_channels > 1
+    )
+
+
+def _has_bias(graph: Graph, node: fx.Node) -> bool:
+    return _is_depthwise(graph, node) and graph.modules[str(node.target)].bias is not None
+
+
+def _is_scale(graph: Graph, product: fx.Node, node: fx.Node) -> bool:
+    """Whether a node only scales the channels of a product (squeeze-and-excitation)."""
+    if channels.operation(product) not in ("mul", "multiply"):
+        return False
+    return node is not channels.channel_input(graph, product)
+
+
+def _joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
+    """The parts of a concatenation along channels, repeated ones too; empty for another node."""
+    if not channels.is_concatenation(graph, node):
+        return []
+    parts = node.args[0] if node.args else node.kwargs["tensors"]
+    assert isinstance(parts, list | tuple)
+    return [part for part in parts if isinstance(part, fx.Node)]
+
+
+def _sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
+    """What x[:, a:b] is taken from, and a; None for anything else."""
+    source = channels.sliced_input(graph, node)
+    if source is None or source not in graph.inputs(node):  # a chunk's place is not looked up
+        return None
+    index = node.args[1]
+    part = index[1] if isinstance(index, tuple) else None
+    if not isinstance(part, slice) or part.step not in (None, 1):
+        return None
+    start = part.start or 0
+    return (source, start) if isinstance(start, int) and start >= 0 else None
+
+
+def _groups(graph: Graph, node: fx.Node) -> int:
+    module = graph.module(node)
+    if module is not None:
+        return getattr(module, "groups", 1)
+    if channels.operation(node) == "linear":
+        return 1
+    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
