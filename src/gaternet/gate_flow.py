@@ -8,7 +8,7 @@ Of a layer with `i` open input and `o` open output channels, i · o products of 
 left. Costs, compression and the runtime all read this; none follows the gates a second time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -66,11 +66,10 @@ class GateFlow:
 
 def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
     """Follow the gates of a backbone, forward to who reads zeros and back to who made them."""
-    at = _gates_at(graph, points)
+    at = gates_at(graph, points)
     zeros: dict[fx.Node, Gates] = {}
     for node in graph.fx.nodes:
-        found = at.get(node) or _zeros_after(graph, node, zeros)
-        if found and any(gate != UNGATED for gate in found):
+        if found := at.get(node) or zeros_after(graph, node, zeros):
             zeros[node] = found
     unneeded: dict[fx.Node, Gates] = {}
     for node in reversed(graph.fx.nodes):
@@ -82,8 +81,10 @@ def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
     return GateFlow(graph, tuple(points), zeros, unneeded, layers)
 
 
-def _gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]:
-    at, start = {}, 0
+def gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]:
+    """The gate of each channel at the nodes that are gated."""
+    at: dict[fx.Node, Gates] = {}
+    start = 0
     for point in points:
         (node,) = graph.outputs[point.name]
         assert node is not None
@@ -92,31 +93,36 @@ def _gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]
     return at
 
 
-def _zeros_after(graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates]) -> Gates | None:
-    """The gates that make a node's channels zero, from those of what it reads."""
+def zeros_after(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -> Gates | None:
+    """The gates that make a node's channels zero, from those of what it reads; None without any."""
+    found = _handed_zeros(graph, node, zeros)
+    return found if found and any(gate != UNGATED for gate in found) else None
+
+
+def _handed_zeros(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -> Gates | None:
     count = _channel_count(graph, node)
     if count is None:
         return None
     if channels.is_addition(graph, node):
-        return _common(_of(graph, given, zeros) for given in graph.inputs(node))
+        return common(_of(graph, given, zeros) for given in graph.inputs(node))
     joined = _joined(graph, node)
     if joined:
         return tuple(gate for part in joined for gate in _of(graph, part, zeros))
     if (sliced := _sliced(graph, node)) is not None:
         source, first = sliced
         return _of(graph, source, zeros)[first : first + count]
-    source = _handed_on(graph, node)
-    if source is None or source not in zeros:
+    whole = _handed_on(graph, node)
+    if whole is None or whole not in zeros or _has_bias(graph, node):
         return None
     kept = channels.keeps_zero(graph, node) or _is_flat(graph, node) or _is_depthwise(graph, node)
-    return _spread(zeros[source], count) if kept and not _has_bias(graph, node) else None
+    return _spread(zeros[whole], count) if kept else None
 
 
 def _unneeded_by_all(graph: Graph, node: fx.Node, unneeded: dict[fx.Node, Gates]) -> Gates | None:
     readers = graph.readers(node)
     if not readers or _channel_count(graph, node) is None:
         return None
-    return _common(_unneeded_by(graph, node, reader, unneeded) for reader in readers)
+    return common(_unneeded_by(graph, node, reader, unneeded) for reader in readers)
 
 
 def _unneeded_by(
@@ -157,11 +163,11 @@ def _layer(
     )
 
 
-def _of(graph: Graph, node: fx.Node, gates: dict[fx.Node, Gates]) -> Gates:
+def _of(graph: Graph, node: fx.Node, gates: Mapping[fx.Node, Gates]) -> Gates:
     return gates.get(node) or (UNGATED,) * (_channel_count(graph, node) or 0)
 
 
-def _common(several: Iterable[Gates]) -> Gates:
+def common(several: Iterable[Gates]) -> Gates:
     """For each channel the gate that all name, else none."""
     return tuple(
         named[0] if len(set(named)) == 1 else UNGATED for named in zip(*several, strict=True)
@@ -254,4 +260,6 @@ def _groups(graph: Graph, node: fx.Node) -> int:
         return getattr(module, "groups", 1)
     if channels.operation(node) == "linear":
         return 1
-    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    assert isinstance(groups, int)
+    return groups
