@@ -116,9 +116,9 @@ def test_glance_sees_a_smaller_copy() -> None:
     gater.connect(6, (3, 32, 32))
     assert gater.features == 3 * 8 * 8
     images = torch.rand(2, 3, 32, 32)
-    small = gater._glance(images)
+    small = gater.glance(images)
     assert small.shape == (2, 3, 8, 8)
     # Antialiased: a triangle four pixels wide to each side, so flat areas stay and noise shrinks.
-    torch.testing.assert_close(gater._glance(torch.full_like(images, 0.3)), small * 0 + 0.3)
+    torch.testing.assert_close(gater.glance(torch.full_like(images, 0.3)), small * 0 + 0.3)
     assert small.std() < F.avg_pool2d(images, 2).std()
-    assert gater._glance(small) is small
+    assert gater.glance(small) is small

@@ -74,9 +74,10 @@ class Gater(nn.Module):
         """Return gate logits (N, G); raises RuntimeError before `connect`."""
         if self.head is None:
             raise RuntimeError("this gater has no gates yet: GaterNet(backbone, gater) connects it")
-        return self.head(self.extractor(self._glance(images)))
+        return self.head(self.extractor(self.glance(images)))
 
-    def _glance(self, images: Tensor) -> Tensor:
+    def glance(self, images: Tensor) -> Tensor:
+        """Return the images as the extractor sees them, scaled to `input_size`."""
         if self.input_size is None or images.shape[-2:] == (self.input_size, self.input_size):
             return images
         size = (self.input_size, self.input_size)
@@ -84,7 +85,7 @@ class Gater(nn.Module):
 
     def _measure_features(self, image_size: tuple[int, int, int]) -> int:
         """Return h, from a run on fake tensors that leaves the extractor as it was."""
-        shape = _output_shape(self.extractor, self._glance, image_size)
+        shape = _output_shape(self.extractor, self.glance, image_size)
         if len(shape) != 2:
             raise ValueError(
                 f"the extractor {type(self.extractor).__name__} gives {shape} for two images; "

@@ -185,6 +185,7 @@ class GaterNet(GatedModel):
         gater.connect(sum(point.gates for point in resolved), graph.input_size)
         super().__init__(backbone, resolved, binarizer)
         self.gater = gater
+        self.input_size = graph.input_size
 
     def gate_logits(self, images: Tensor) -> Tensor:
         """Return what the gater says before the binarizer, (N, G)."""

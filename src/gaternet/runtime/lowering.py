@@ -272,7 +272,7 @@ def lower(
             if unit.residual and not _is_last_reader(flow.graph, unit, ends):
                 residual = [lowered.call_method("clone", tuple(residual))]
             before = ends.get(_origin(flow.graph, unit.residual)) if unit.residual else None
-            name = f"unit_{units.index(unit)}"
+            name = unit_name(units, unit)
             rectified = before is not None and before.relu
             root.add_module(name, unit_module(unit, backbone, unit in dense, rectified))
             (given, *_) = flow.graph.inputs(unit.conv)
@@ -290,6 +290,11 @@ def lower(
             root.add_module(name, Mask(masks[node]))
             copies[node] = lowered.call_module(name, (copies[node], gates))
     return fx.GraphModule(root, lowered)
+
+
+def unit_name(units: Sequence[Unit], unit: Unit) -> str:
+    """Return the name of a unit's module in what `lower` returns."""
+    return f"unit_{units.index(unit)}"
 
 
 def unit_module(unit: Unit, backbone: nn.Module, dense: bool, rectified: bool) -> nn.Module:

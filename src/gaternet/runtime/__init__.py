@@ -1,0 +1,1 @@
+"""Running gated models where they are used: open filters only, or exported."""
