@@ -89,7 +89,7 @@ def export(
     chosen.check_installed()
     reference = _reference(model)
     serving = describe_serving(model) if serving is None else serving
-    program, outputs = _capture(reference, serving.input_size)
+    program, outputs = _capture(reference, serving)
     about = metadata(reference, serving, outputs)
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
     try:
@@ -159,14 +159,12 @@ def _output_names(output: Any) -> tuple[str, ...]:
     )
 
 
-def _capture(
-    model: nn.Module, input_size: tuple[int, int, int]
-) -> tuple[ExportedProgram, tuple[str, ...]]:
+def _capture(model: nn.Module, serving: Serving) -> tuple[ExportedProgram, tuple[str, ...]]:
     """Return a model's program with an open batch size, and the names of its outputs."""
-    images = torch.zeros(2, *input_size)
+    images = torch.zeros(2, *serving.input_size)
     shapes = {INPUT: {0: Dim("batch", min=1)}}
     with torch.no_grad(), quiet():
-        names = _output_names(model(images))
+        names = _check_output(model, images, serving)
         try:
             program = torch.export.export(_Served(model), (images,), dynamic_shapes=shapes)
         except Exception as error:  # the tracer's own kinds of failure are beyond listing
@@ -175,6 +173,20 @@ def _capture(
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # the file is not to tell paths of this machine
     return program, names
+
+
+def _check_output(model: nn.Module, images: Tensor, serving: Serving) -> tuple[str, ...]:
+    """Return the names of a model's outputs; raise UserError where images or classes do not fit."""
+    try:
+        output = model(images)
+    except RuntimeError as error:
+        size, reason = serving.input_size, str(error).splitlines()[0]
+        raise UserError(f"{type(model).__name__} takes no images {size}: {reason}") from error
+    names = _output_names(output)
+    logits, classes = _flat(output)[0], len(serving.classes)
+    if names[0] == "logits" and classes not in (0, logits.shape[1]):
+        raise UserError(f"{classes} names of classes for {logits.shape[1]} logits: another run's?")
+    return names
 
 
 @torch.no_grad()
