@@ -116,4 +116,5 @@ def test_a_glance_at_the_scaled_image_exports(image: int, glance: int, tmp_path:
             return Gater(nn.Identity(), 1, input_size=glance)._glance(images)
 
     result = export(Glance(), tmp_path / "model.onnx", Serving((3, image, image)))
-    assert all(check.found.agrees(2e-5) for check in result.checks)
+    tolerance = 2e-5 if image % glance else 1e-6
+    assert all(check.found.agrees(tolerance) for check in result.checks)
