@@ -279,6 +279,27 @@ def test_what_cannot_be_written_is_said_in_one_line(model: GaterNet, tmp_path: P
     assert tree(tmp_path) == {"there.onnx": b"mine"}
 
 
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path, ending: str) -> None:
+    code = f"""
+import resource, signal
+from torch import nn
+from gaternet import Serving, UserError, export
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 100))
+try:
+    export(model, {str(tmp_path / f"model.{ending}")!r}, Serving((3, 32, 32)))
+except UserError as error:
+    print(error)
+"""
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"cannot write {tmp_path}/model.{ending}: File too large\n"
+    assert tree(tmp_path) == {}
+
+
 def test_random_gates_are_refused(tmp_path: Path) -> None:
     model = GaterNet(small_backbone(), small_gater(), binarizer=RandomGates(0.5))
     with pytest.raises(UserError, match="random gates"):

@@ -1,5 +1,6 @@
 """The two kinds of file that a model is exported to: how each is written, and run to verify it."""
 
+import io
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -101,9 +102,11 @@ class TorchExport(ExportFormat):
         pass
 
     def write(self, program: ExportedProgram, path: Path, about: Mapping[str, Any]) -> None:
-        # In a stream of ours a full disk is an OSError.
-        with quiet(), path.open("wb") as stream:
-            torch.export.save(program, stream, extra_files={METADATA_FILE: json.dumps(about)})
+        # In memory first: on a full disk torch's writer ends the process.
+        content = io.BytesIO()
+        with quiet():
+            torch.export.save(program, content, extra_files={METADATA_FILE: json.dumps(about)})
+        path.write_bytes(content.getbuffer())
 
     def runtime(self) -> str | None:
         return f"torch {torch.__version__}"
