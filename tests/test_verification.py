@@ -9,7 +9,9 @@ from torch import Tensor
 
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.gater import Gater
+from gaternet.local import LocalGaterNet
 from gaternet.model import GaterNet, GaterNetOutput
+from gaternet.rivals import SoftGates
 from gaternet.verification import verify
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -72,6 +74,40 @@ def test_a_flip_next_to_the_threshold_is_rounding(model: GaterNet) -> None:
     assert result.flips == result.rounding_flips >= 1
     assert result.agrees(0.0)
     assert verify(model, other, IMAGES, rounding=1e-6).rounding_flips == 0
+
+
+def test_soft_gates_may_differ_by_rounding(model: GaterNet) -> None:
+    model.binarizer = SoftGates()
+
+    def shifted(images: Tensor, by: float) -> GaterNetOutput:
+        gates = model(images).gates + by
+        return model(images, gates=gates)
+
+    assert verify(model, lambda images: shifted(images, 1e-6), IMAGES).agrees(0.0)
+    result = verify(model, lambda images: shifted(images, 1e-2), IMAGES)
+    assert result.flips == 4 * 20 > result.rounding_flips
+
+
+def test_local_gates_after_a_rounded_one_decide_on_other_feature_maps() -> None:
+    torch.manual_seed(0)
+    local = LocalGaterNet(CifarResNet(8, widths=(4, 8, 8), image_size=8), bottleneck=4).eval()
+    for head in list(local.heads)[1:]:
+        head.get_parameter("fc2.weight").data *= 1e4  # whatever changes before flips gates here
+    logits = local.decide(IMAGES).logits
+    local.binarizer.threshold = logits[1, 2].item() - 5e-5
+    other = copy.deepcopy(local)
+    other.binarizer.threshold = logits[1, 2].item() + 5e-5
+    flipped = local(IMAGES).gates != other(IMAGES).gates
+    assert flipped[1, 4:].any()
+    result = verify(local, other, IMAGES)
+    assert result.flips == result.rounding_flips == flipped.sum()
+
+    def unprompted(images: Tensor) -> GaterNetOutput:
+        gates = local(images).gates.clone()
+        gates[0, 7] = 1 - gates[0, 7]
+        return local(images, gates=gates)
+
+    assert not verify(local, unprompted, IMAGES).agrees()
 
 
 def test_nan_never_agrees(model: GaterNet) -> None:

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from gaternet.losses import gate_sparsity, gated_cross_entropy, rate_loss
     from gaternet.model import Decision, GatedModel, GaterNet, GaterNetOutput
     from gaternet.rivals import make_binarizer
+    from gaternet.runtime.export import ExportError, ExportResult, export
+    from gaternet.runtime.serving import Serving
     from gaternet.verification import Verification, verify
 
 __all__ = [
     "Binarizer",
     "Decision",
+    "ExportError",
+    "ExportResult",
     "GateForm",
     "GatePoint",
     "GatedModel",
@@ -28,8 +32,10 @@ __all__ = [
     "Graph",
     "ImprovedSemHash",
     "LocalGaterNet",
+    "Serving",
     "UserError",
     "Verification",
+    "export",
     "find_gate_points",
     "gate_sparsity",
     "gated_cross_entropy",
@@ -46,6 +52,8 @@ __all__ = [
 _HOMES = {
     "Binarizer": "binarizers",
     "Decision": "model",
+    "ExportError": "runtime.export",
+    "ExportResult": "runtime.export",
     "GateForm": "binarizers",
     "GatePoint": "gate_points",
     "GatedModel": "model",
@@ -55,8 +63,10 @@ _HOMES = {
     "Graph": "graph",
     "ImprovedSemHash": "binarizers",
     "LocalGaterNet": "local",
+    "Serving": "runtime.serving",
     "UserError": "errors",
     "Verification": "verification",
+    "export": "runtime.export",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
     "gated_cross_entropy": "losses",
@@ -70,7 +80,7 @@ _HOMES = {
 }
 
 
-_SUBPACKAGES = ("analysis",)
+_SUBPACKAGES = ("analysis", "runtime")
 
 
 def __getattr__(name: str) -> Any:

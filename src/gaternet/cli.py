@@ -124,6 +124,28 @@ def predict(
     presentation.predictions(predict_images(run, images, device), as_json=json)
 
 
+def export(
+    model: Positional[Path],
+    out: Path,
+    run: Path | None = None,
+    data: str | None = None,
+    json: Switch = False,
+) -> None:
+    """Write a model as an ONNX or torch.export file, verified, that runs without this package.
+
+    Args:
+        model: Run directory, or a directory that a model was saved in.
+        out: File to write; it ends in .onnx or .pt2 and must be new.
+        run: Run whose classes and scaling of images the file states; none: the model's own.
+        data: Folder or hub name of images to verify the file on; none: random images alone.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import export_model
+
+    presentation.exported(export_model(model, out, run, data), as_json=json)
+
+
 def import_authors(file: Positional[Path], out: Path, data: str | None = None) -> None:
     """Make a run of a checkpoint that the paper's authors released.
 
@@ -169,6 +191,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "recipes": recipes,
     "ledger": ledger,
     "import-authors": import_authors,

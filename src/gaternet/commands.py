@@ -13,13 +13,15 @@ import torch
 from gaternet import checkpoint
 from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
-from gaternet.data.batches import Images
+from gaternet.data.batches import Images, normalised_batches
 from gaternet.data.cache import cache_directory
 from gaternet.data.decoding import decode_image, fit_to
 from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
+from gaternet.runtime.export import BATCHES, ExportResult, export
+from gaternet.runtime.serving import Serving
 from gaternet.training.compute import choose_device, hardware, plan
 from gaternet.training.config import Compute
 from gaternet.training.evaluation import Evaluation, evaluate
@@ -177,6 +179,38 @@ def _predict(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path)
         tuple(probabilities.tolist()),
         layers,
     )
+
+
+def export_model(path: Path, out: Path, run: Path | None, data: str | None) -> ExportResult:
+    """Write the model of a run, or one that was saved, as a file that runs without this package.
+
+    run: the run that says what images and classes are, where `path` is a model that was saved
+
+    Raises UserError where there is no model, `export` has something against it, or the images of
+    `data` are not of the run's classes.
+    """
+    model = checkpoint.load(path)
+    if run is None and (path / "config.json").is_file():
+        run = path
+    if run is None:
+        if data is not None:
+            raise UsageError(
+                f"{path} is no run: --data needs --run, which says how to scale images"
+            )
+        return export(model, out)
+    opened = open_run(run)
+    images = None
+    if data is not None:
+        found = _split(opened, EvaluationRequest(data))
+        batches = normalised_batches(found, opened.config.recipe.data, "cpu", max(BATCHES))
+        images = next(batches)
+    return export(model, out, _serving(opened), images=images)
+
+
+def _serving(run: Run) -> Serving:
+    data = run.config.recipe.data
+    size = (data.channels, data.image_size, data.image_size)
+    return Serving(size, data.mean, data.std, data.shorter_side, classes=run.config.classes)
 
 
 def environment() -> dict[str, Any]:

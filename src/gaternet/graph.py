@@ -112,7 +112,7 @@ def trace(backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -
     Raises ValueError where no input size is known, UserError for an operation that cannot be
     traced (the message names it).
     """
-    size = input_size or _own_input_size(backbone)
+    size = input_size or own_input_size(backbone)
     with torch.inference_mode(False):
         tracer = BackboneTracer(backbone, size)
         try:
@@ -130,7 +130,8 @@ def trace(backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -
     )
 
 
-def _own_input_size(backbone: nn.Module) -> tuple[int, int, int]:
+def own_input_size(backbone: nn.Module) -> tuple[int, int, int]:
+    """Return (C, H, W) as the backbone declares it; raise ValueError where it does not."""
     size = getattr(backbone, "input_size", None)
     if size is None:
         size = (getattr(backbone, "pretrained_cfg", None) or {}).get("input_size")

@@ -14,6 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.ledger import LedgerRow, MeasuredRun
+    from gaternet.runtime.export import ExportResult
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
 
@@ -107,6 +108,33 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
+
+
+def exported(result: "ExportResult", *, as_json: bool) -> None:
+    """Print what was written, how far it is from the model, and what it does for speed."""
+    if as_json:
+        _print_json(asdict(result))
+        return
+    console = Console(markup=False, highlight=False)
+    outputs = " and ".join(result.outputs)
+    console.print(
+        f"{result.path}: {result.format}, {result.bytes / 1e6:.1f} MB, images to {outputs}",
+        soft_wrap=True,
+    )
+    if result.verified_with is None:
+        console.print("not verified: pip install onnxruntime, and export again", soft_wrap=True)
+    for check in result.checks:
+        found = check.found
+        shown = (
+            f"{check.batch} {check.images} {'image' if check.batch == 1 else 'images'}: "
+            f"logits within {found.logit_error:.1e} of the model's, relatively"
+        )
+        if found.gates:
+            shown += f"; {found.flips} of {found.gates:,} gates differ"
+        if found.flips:
+            shown += ", by rounding"
+        console.print(f"{result.verified_with}, {shown}", soft_wrap=True)
+    console.print(result.about["speed"], soft_wrap=True)
 
 
 def imported(run: "Run") -> None:
