@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import (
     _CircularPadNd,
     _ConstantPadNd,
@@ -85,6 +85,16 @@ def is_filter(graph: Graph, node: fx.Node) -> bool:
         return isinstance(module, _ConvNd | nn.Linear)
     has_weight = operation(node) in _CONV_FUNCTIONS | {"linear"}
     return has_weight and graph.is_learned(_argument(node, 1, "weight"))
+
+
+def is_depthwise(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node is a convolution that makes each channel from one of its own."""
+    module = graph.module(node)
+    return (
+        isinstance(module, _ConvNd)
+        and not isinstance(module, _ConvTransposeNd)
+        and module.groups == module.in_channels == module.out_channels > 1
+    )
 
 
 def is_norm(graph: Graph, node: fx.Node) -> bool:

@@ -24,6 +24,7 @@ from gaternet.errors import UserError
 from gaternet.losses import gated_cross_entropy
 from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, sample_keys
+from gaternet.training.budget import Budget, make_budget, set_budget
 from gaternet.training.compute import ComputePlan, keep_freed_memory
 from gaternet.training.config import Optimizer, Recipe
 from gaternet.training.processes import Processes
@@ -78,7 +79,9 @@ def check_finite(loss: float, epoch: int) -> None:
         )
 
 
-def make_objective(network: nn.Module, recipe: Recipe, plan: ComputePlan) -> Objective:
+def make_objective(
+    network: nn.Module, recipe: Recipe, plan: ComputePlan, budget: Budget | None = None
+) -> Objective:
     """Return (images uint8, labels, keys) → (loss, wrong predictions, share open · N)."""
     data, gating = recipe.data, recipe.gating
     smoothing = recipe.optimizer.label_smoothing
@@ -103,6 +106,8 @@ def make_objective(network: nn.Module, recipe: Recipe, plan: ComputePlan) -> Obj
                 label_smoothing=smoothing,
                 target_rate=gating.target_rate,
             )
+        if budget is not None:
+            loss = loss + budget(output.gates)
         wrong = (logits.detach().argmax(dim=1) != labels).sum()
         return loss, wrong, opened
 
@@ -159,7 +164,10 @@ class Trainer:
         self.model = model.to(plan.device).to(memory_format=plan.memory_format)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.network = distributed(self.model, plan)
-        self.objective = make_objective(self.network, recipe, plan)
+        self.budget = make_budget(self.model, recipe)
+        if self.budget:
+            self.budget.to(plan.device)
+        self.objective = make_objective(self.network, recipe, plan, self.budget)
         self.average: AveragedModel | None = None
         if recipe.schedule.ema:
             average = get_ema_multi_avg_fn(recipe.schedule.ema)
@@ -221,6 +229,8 @@ class Trainer:
             self.model.binarizer.set_stage(*gate_noise(self.recipe.gating, progress))
             if self.recipe.gating.dropout:
                 self.model.dropout.set_rate(gate_dropout_rate(self.recipe.gating, progress))
+        if self.budget:
+            set_budget(self.budget, self.recipe, progress)
 
     def step(self, pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step; return its loss, wrong predictions and share of gates open · N."""
