@@ -102,8 +102,8 @@ def _zeros_after(graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates]) -> Ga
     if joined:
         return tuple(gate for part in joined for gate in _of(graph, part, zeros))
     if (sliced := _sliced(graph, node)) is not None:
-        source, first = sliced
-        return _of(graph, source, zeros)[first : first + count]
+        whole, first = sliced
+        return _of(graph, whole, zeros)[first : first + count]
     source = _handed_on(graph, node)
     if source is None or source not in zeros:
         return None
@@ -128,7 +128,7 @@ def _unneeded_by(
     """The gates whose closing makes one reader indifferent to each channel of a node."""
     count = _channel_count(graph, node) or 0
     nothing = (UNGATED,) * count
-    if reader not in unneeded:
+    if reader not in unneeded or channels.shares_statistics(graph, reader):
         return nothing
     behind = unneeded[reader]
     if channels.is_addition(graph, reader):
@@ -248,4 +248,6 @@ def _groups(graph: Graph, node: fx.Node) -> int:
         return getattr(module, "groups", 1)
     if channels.operation(node) == "linear":
         return 1
-    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    given = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    assert isinstance(given, int)
+    return given

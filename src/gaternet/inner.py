@@ -4,8 +4,8 @@
      └───────────────────────────────────────────────────────┘
 
 A closed filter there is not only not computed, the next layer does not read it either. All layers
-of a branch but the last are such: in a bottleneck two, in a basic block one. A layer whose filters a
-depthwise conv hands on is gated behind that conv, together with it (inverted residuals).
+of a branch but the last are such: in a bottleneck two, in a basic block one. A layer whose filters
+a depthwise conv hands on is gated behind that conv, together with it (inverted residuals).
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,8 @@
 """Values only: every recipe is a `Recipe`, found by its name.
 
 DATASET/MODEL is a plain network; -wider, -se and -gated are the paper's other rows; -control and
--gated-… are comparisons beyond the paper; -efficient saves multiply-accumulates; -short at the end is a schedule a tenth as long.
+-gated-… are comparisons beyond the paper; -efficient is gated to save multiply-accumulates; -short
+at the end is a schedule a tenth as long.
 """
 
 from gaternet.errors import UsageError

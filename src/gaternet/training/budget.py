@@ -11,8 +11,8 @@ from gaternet.training.config import Recipe
 from gaternet.training.schedules import budget_share
 
 WEIGHT = 30.0
-"""Of the budget's term. Cross entropy pulls the share off its target by target · slope / (2 · weight),
-relative to the target; slope is what it would lose by a share of 1 more, some tenths to a few."""
+"""Of the budget's term. Cross entropy pulls the share off its target, relative to it by
+target · slope / (2 · weight); slope is what a share of 1 more would take off it."""
 
 
 class Budget(nn.Module):
