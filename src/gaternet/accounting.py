@@ -19,6 +19,9 @@ from gaternet.graph import Graph, trace
 from gaternet.local import LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
 
+SAMPLES = 64
+"""Samples that are counted at once."""
+
 
 @dataclass(frozen=True)
 class LayerMacs:
@@ -85,6 +88,10 @@ class MacCounter(nn.Module):
         return sum(layer.dense for layer in self.deciding_layers)
 
     def forward(self, gates: Tensor) -> Tensor:
+        # In parts: in a DenseNet every layer reads the gates of all before it.
+        return torch.cat([self._count(part) for part in gates.split(SAMPLES)])
+
+    def _count(self, gates: Tensor) -> Tensor:
         # A last column that is always open stands for channels without a gate.
         gates = torch.cat((gates, gates.new_ones(len(gates), 1)), dim=1)
         slots = self._open(gates, self.inputs) * self._open(gates, self.outputs)

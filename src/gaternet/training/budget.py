@@ -38,8 +38,7 @@ def make_budget(model: nn.Module, recipe: Recipe) -> Budget | None:
     if recipe.gating is None or recipe.gating.budget is None:
         return None
     assert isinstance(model, GatedModel)
-    data = recipe.data
-    counter = count_macs(model, (data.channels, data.image_size, data.image_size))
+    counter = count_macs(model, recipe.data.input_size)
     closed = torch.zeros(1, counter.gate_count, dtype=torch.float64)
     least = float(counter.shares(closed))
     if recipe.gating.budget <= least:

@@ -175,7 +175,7 @@ def _gated(
     backbone: nn.Module, recipe: Recipe, gating: Gating, pretrained: tuple[str, ...]
 ) -> nn.Module:
     data = recipe.data
-    size = (data.channels, data.image_size, data.image_size)
+    size = data.input_size
     binarizer = make_binarizer(gating.binarizer, gating.rate)
     if gating.gater is None:
         return LocalGaterNet(
@@ -208,8 +208,7 @@ def _points(backbone: nn.Module, recipe: Recipe, gating: Gating) -> tuple[GatePo
     """Return the gate points that a recipe asks for; None for the paper's, or for branches."""
     if (gating.points, gating.block) == ("outer", 1):
         return None
-    data = recipe.data
-    graph = trace(backbone, (data.channels, data.image_size, data.image_size))
+    graph = trace(backbone, recipe.data.input_size)
     try:
         return find_gate_points(graph, gating.points, gating.block)
     except ValueError as error:
