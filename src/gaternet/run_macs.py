@@ -1,7 +1,7 @@
 """What the images of a run's data set need in multiply-accumulates."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from gaternet.accounting import count_macs
 from gaternet.analysis import MacReport, collect, report_macs
 from gaternet.commands import EvaluationRequest, load_model, load_split
-from gaternet.data.augmentation import normalise
-from gaternet.data.batches import evaluation_batches
+from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError
 from gaternet.model import GatedModel
-from gaternet.training.compute import choose_device, plan
-from gaternet.training.evaluation import BATCH_SIZE
+from gaternet.training.compute import choose_device
 from gaternet.training.run import Run, open_run
 
 
@@ -48,10 +46,8 @@ def count_run(path: Path, request: EvaluationRequest, images: int | None = None)
             "multiply-accumulates of all its filters"
         )
     split, data = load_split(run, request), run.config.recipe.data
-    where = plan(replace(run.config.recipe.compute, sync_batch_norm=False), device)
-    batches = evaluation_batches(split, data, BATCH_SIZE, where.loading)
-    pixels = (normalise(batch, data.mean, data.std) for _, batch, _ in batches)
-    record = collect(model, _first(pixels, images or len(split)))
+    batches = normalised_batches(split, data, device)
+    record = collect(model, _first(batches, images or len(split)))
     report = report_macs(count_macs(model, data.input_size), record)
     return RunMacs(
         str(path),

@@ -1,5 +1,7 @@
 """The budget of a run: the multiply-accumulates that its gates shall leave, and what holds them."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -8,21 +10,30 @@ from gaternet.errors import UsageError
 from gaternet.losses import budget_loss
 from gaternet.model import GatedModel
 from gaternet.training.config import Recipe
+from gaternet.training.processes import ALONE, Processes
 from gaternet.training.schedules import budget_share
 
 WEIGHT = 30.0
 """Of the budget's term. Cross entropy pulls the share off its target, relative to it by
 target · slope / (2 · weight); slope is what a share of 1 more would take off it."""
 
+FARTHEST = math.log(11)
+BISECTIONS = 20
+
 
 class Budget(nn.Module):
-    """Gates (N, G) of a training step → the budget's term of its loss, a scalar."""
+    """Gates (N, G) of a training step → the budget's term of its loss, a scalar.
+
+    target: the share of the plain backbone's multiply-accumulates that is held at present
+    final: the one that the run shall end with
+    """
 
     target: Tensor
 
-    def __init__(self, counter: MacCounter) -> None:
+    def __init__(self, counter: MacCounter, final: float) -> None:
         super().__init__()
         self.counter = counter
+        self.final = final
         # A tensor, because a compiled step would be compiled again for each new float.
         self.register_buffer("target", torch.tensor(1.0), persistent=False)
 
@@ -47,7 +58,26 @@ def make_budget(model: nn.Module, recipe: Recipe) -> Budget | None:
             f"{least:.3f} of the backbone's multiply-accumulates are left, the gater's among them; "
             "gate more layers (--gating.points both), take a smaller gater or a higher budget"
         )
-    return Budget(counter)
+    return Budget(counter, recipe.gating.budget)
+
+
+def threshold_for(
+    counter: MacCounter, logits: Tensor, target: float, processes: Processes = ALONE
+) -> float:
+    """Return the threshold of gate logits (N, G) at which samples need `target` on average.
+
+    The target is a share of the plain backbone's multiply-accumulates. It is sought within ∓2.4,
+    where training's soft gates end. Of several processes each has samples of its own, as many as
+    the others, and all return the same.
+    """
+    low, high = -FARTHEST, FARTHEST
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        share = counter.shares((logits >= middle).double()).mean()
+        # A higher threshold closes more.
+        closes = processes.total(share) > target * processes.count
+        low, high = (middle, high) if closes else (low, middle)
+    return (low + high) / 2
 
 
 def set_budget(budget: Budget, recipe: Recipe, progress: float) -> None:
