@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import (
     _CircularPadNd,
     _ConstantPadNd,
@@ -43,6 +43,7 @@ ZERO_KEEPING_MODULES = (
 
 # Functions and methods go by name, in-place forms too; their activations by the classes above.
 _NORM_FUNCTIONS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "rms_norm"})
+_NORMS_APART = frozenset({"batch_norm", "instance_norm"})
 _POOL_FUNCTIONS = frozenset(
     {"avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 )
@@ -87,9 +88,25 @@ def is_filter(graph: Graph, node: fx.Node) -> bool:
     return has_weight and graph.is_learned(_argument(node, 1, "weight"))
 
 
+def is_depthwise(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node is a convolution that makes each channel from one of its own."""
+    module = graph.module(node)
+    return (
+        isinstance(module, _ConvNd)
+        and not isinstance(module, _ConvTransposeNd)
+        and module.groups == module.in_channels == module.out_channels > 1
+    )
+
+
 def is_norm(graph: Graph, node: fx.Node) -> bool:
     """Whether a node is a normalisation."""
     return isinstance(graph.module(node), NORMS) or operation(node) in _NORM_FUNCTIONS
+
+
+def shares_statistics(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node normalises each channel by what is in other channels, as GroupNorm does."""
+    apart = isinstance(graph.module(node), _NormBase) or operation(node) in _NORMS_APART
+    return is_norm(graph, node) and not apart
 
 
 def is_activation(graph: Graph, node: fx.Node) -> bool:

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -159,6 +159,34 @@ def import_authors(file: Positional[Path], out: Path, data: str | None = None) -
     presentation.imported(authors.import_run(file, out, data))
 
 
+def bench_macs(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    images: int | None = None,
+    threshold: float | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Count the multiply-accumulates that a run's images need, gater included, layer by layer.
+
+    Args:
+        run: Run directory.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images to count on.
+        images: How many of them, the first ones; none: all.
+        threshold: Logit from which a gate is open; lower opens more; none: the run's.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import EvaluationRequest
+    from gaternet.run_macs import count_run
+
+    request = EvaluationRequest(data, split, None, threshold, device)
+    presentation.run_macs(count_run(run, request, images), as_json=json)
+
+
 def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
@@ -199,6 +227,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "bench": ("Count what a run's images need.", {"macs": bench_macs}),
+}
+"""Commands of two words: the first word, what it is for, and the second words."""
+
 _HELP = ("-h", "--help")
 
 
@@ -232,9 +265,12 @@ def _run(words: Sequence[str]) -> None:
         print(_overview())
     elif name == "--version":
         print(f"gaternet {version('gaternet')}")
+    elif name in GROUPS:
+        _run_in_group(name, rest)
     elif name not in COMMANDS:
+        known = [*COMMANDS, *GROUPS]
         raise UsageError(
-            f"there is no command {name!r}; {did_you_mean(name, COMMANDS, 'see gaternet --help')}"
+            f"there is no command {name!r}; {did_you_mean(name, known, 'see gaternet --help')}"
         )
     elif name == "train" and rest and rest not in ([word] for word in _HELP):
         if rest[0] in _HELP:
@@ -244,17 +280,44 @@ def _run(words: Sequence[str]) -> None:
         tyro.cli(COMMANDS[name], prog=f"gaternet {name}", args=rest, registry=REGISTRY)
 
 
-def _overview() -> str:
-    indent = max(len(name) for name in COMMANDS) + 4
-    lines = [
+def _run_in_group(group: str, words: Sequence[str]) -> None:
+    """Run a command of two words; with the first alone, or --help, show all that begin with it."""
+    purpose, commands = GROUPS[group]
+    name, *rest = words or ["--help"]
+    if name in _HELP:
+        told = {name: _first_line(command) for name, command in commands.items()}
+        usage = f"usage: gaternet {group} COMMAND …"
+        print("\n".join((usage, "", purpose, "", *_columns(told))))
+    elif name not in commands:
+        hint = did_you_mean(name, commands, f"see gaternet {group} --help")
+        raise UsageError(f"there is no command '{group} {name}'; {hint}")
+    else:
+        prog = f"gaternet {group} {name}"
+        tyro.cli(commands[name], prog=prog, args=rest, registry=REGISTRY)
+
+
+def _first_line(command: Callable[..., Any]) -> str:
+    return (command.__doc__ or "").splitlines()[0]
+
+
+def _columns(told: Mapping[str, str]) -> list[str]:
+    """Return names and what is said of each, in two columns."""
+    indent = max(len(name) for name in told) + 4
+    return [
         textwrap.fill(
-            (command.__doc__ or "").splitlines()[0],
+            text,
             width=80,
             initial_indent=f"  {name}".ljust(indent),
             subsequent_indent=" " * indent,
         )
-        for name, command in COMMANDS.items()
+        for name, text in told.items()
     ]
+
+
+def _overview() -> str:
+    told = {name: _first_line(command) for name, command in COMMANDS.items()}
+    told |= {name: purpose for name, (purpose, _) in GROUPS.items()}
+    lines = _columns(told)
     return "\n".join(
         (
             "usage: gaternet COMMAND …",

@@ -80,18 +80,10 @@ def evaluate_run(
 
     Raises UserError where there is none, or where data or flags do not go with it.
     """
-    if request.threshold is not None and not isfinite(request.threshold):
-        raise UsageError(f"--threshold {request.threshold} is no finite number")
     run = open_run(path)
     device = choose_device(request.device)
-    model = checkpoint.load(path).to(device)
-    if not isinstance(model, GatedModel) and (
-        request.threshold is not None or request.gates is not None
-    ):
-        raise UsageError(f"{path} is a plain network: --gates and --threshold need gates")
-    if isinstance(model, GatedModel) and request.threshold is not None:
-        model.binarizer.threshold = request.threshold
-    images = _split(run, request)
+    model = load_model(path, request, device)
+    images = load_split(run, request)
     recipe = run.config.recipe
     compute = replace(recipe.compute, sync_batch_norm=False)  # it matters in training only
     measured = evaluate(
@@ -111,7 +103,25 @@ def evaluate_run(
     )
 
 
-def _split(run: Run, request: EvaluationRequest) -> Images:
+def load_model(path: Path, request: EvaluationRequest, device: torch.device) -> torch.nn.Module:
+    """Load a run's network, its threshold where the request has it."""
+    if request.threshold is not None and not isfinite(request.threshold):
+        raise UsageError(f"--threshold {request.threshold} is no finite number")
+    model = checkpoint.load(path).to(device)
+    if not isinstance(model, GatedModel) and (
+        request.threshold is not None or request.gates is not None
+    ):
+        raise UsageError(f"{path} is a plain network: --gates and --threshold need gates")
+    if isinstance(model, GatedModel) and request.threshold is not None:
+        model.binarizer.threshold = request.threshold
+    return model
+
+
+def load_split(run: Run, request: EvaluationRequest) -> Images:
+    """Load the images that a request names.
+
+    Raises UsageError where the run has no such split, UserError where their classes are others.
+    """
     recipe = run.config.recipe
     where = request.data or recipe.data.hub
     part = recipe.data.test_split if request.split == "test" else "train"
@@ -201,7 +211,7 @@ def export_model(path: Path, out: Path, run: Path | None, data: str | None) -> E
     opened = open_run(run)
     images = None
     if data is not None:
-        found = _split(opened, EvaluationRequest(data))
+        found = load_split(opened, EvaluationRequest(data))
         batches = normalised_batches(found, opened.config.recipe.data, "cpu", max(BATCHES))
         images = next(batches)
     return export(model, out, _serving(opened), images=images)

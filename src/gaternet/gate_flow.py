@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gaternet import channels
 from gaternet.gate_points import GatePoint
@@ -114,7 +113,11 @@ def _handed_zeros(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -
     whole = _handed_on(graph, node)
     if whole is None or whole not in zeros or _has_bias(graph, node):
         return None
-    kept = channels.keeps_zero(graph, node) or _is_flat(graph, node) or _is_depthwise(graph, node)
+    kept = (
+        channels.keeps_zero(graph, node)
+        or _is_flat(graph, node)
+        or channels.is_depthwise(graph, node)
+    )
     return _spread(zeros[whole], count) if kept else None
 
 
@@ -131,7 +134,7 @@ def _unneeded_by(
     """The gates whose closing makes one reader indifferent to each channel of a node."""
     count = _channel_count(graph, node) or 0
     nothing = (UNGATED,) * count
-    if reader not in unneeded:
+    if reader not in unneeded or channels.shares_statistics(graph, reader):
         return nothing
     behind = unneeded[reader]
     if channels.is_addition(graph, reader):
@@ -192,7 +195,7 @@ def _channel_count(graph: Graph, node: fx.Node) -> int | None:
 
 def _handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The input whose channels a node hands on one by one, flattened or convolved apart too."""
-    if _is_flat(graph, node) or _is_depthwise(graph, node):
+    if _is_flat(graph, node) or channels.is_depthwise(graph, node):
         return graph.inputs(node)[0]
     source = channels.channel_input(graph, node)
     if source is None or _channel_count(graph, source) != _channel_count(graph, node):
@@ -212,17 +215,8 @@ def _is_flat(graph: Graph, node: fx.Node) -> bool:
     return flattens or name in ("mean", "amax", "squeeze", "sum")
 
 
-def _is_depthwise(graph: Graph, node: fx.Node) -> bool:
-    module = graph.module(node)
-    return (
-        isinstance(module, _ConvNd)
-        and not isinstance(module, _ConvTransposeNd)
-        and module.groups == module.in_channels == module.out_channels > 1
-    )
-
-
 def _has_bias(graph: Graph, node: fx.Node) -> bool:
-    return _is_depthwise(graph, node) and graph.modules[str(node.target)].bias is not None
+    return channels.is_depthwise(graph, node) and graph.modules[str(node.target)].bias is not None
 
 
 def _is_scale(graph: Graph, product: fx.Node, node: fx.Node) -> bool:

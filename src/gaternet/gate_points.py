@@ -10,13 +10,17 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 from torch.fx import Node
 
-from gaternet import structure
+from gaternet import inner, structure
 from gaternet.graph import Graph
+
+Layers = Literal["outer", "inner", "both"]
+"""outer: the last layers of residual branches, and whatever else the structural rule gates (the
+paper); inner: the other layers of residual branches, where the next layer saves as much again."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,31 @@ class GatePoint:
         return self.channels // self.block
 
 
-def find_gate_points(graph: Graph) -> tuple[GatePoint, ...]:
+def find_gate_points(
+    graph: Graph, layers: Layers = "outer", block: int = 1
+) -> tuple[GatePoint, ...]:
     """The gate points of a backbone by the structural rule (see `gaternet.structure`).
 
-    Raises ValueError where the rule finds none, or a residual branch where no gate can sit.
+    layers: which layers are gated; inner ones are those of `gaternet.inner`
+    block: neighbouring filters that one gate opens or closes together
+
+    Raises ValueError where there are none, for a layer where no gate can sit, and for a layer
+    whose filters are no multiple of the block.
     """
-    nodes = structure.gated_nodes(graph)
-    points = tuple(_point(graph, structure.name_of(graph, node), node) for node in nodes)
-    if not points:
+    outer = [] if layers == "inner" else structure.gated_nodes(graph)
+    within = [] if layers == "outer" else inner.inner_nodes(graph)
+    if layers != "inner" and not outer:
         raise ValueError(
             "no addition, concatenation or chain of convs with a gate point was found in the "
             "backbone: name the gate points yourself"
         )
-    return points
+    if layers != "outer" and not within:
+        raise ValueError(
+            "the backbone has no residual branch with an inner layer: gate its outer layers, or "
+            "name the gate points yourself"
+        )
+    nodes = sorted({*outer, *within}, key=graph.order)
+    return tuple(_point(graph, structure.name_of(graph, node), node, block) for node in nodes)
 
 
 def name_gate_points(
@@ -80,11 +96,11 @@ def name_gate_points(
     return tuple(_point(graph, name, outputs[name]) for name in ordered)
 
 
-def _point(graph: Graph, name: str | None, node: Node) -> GatePoint:
+def _point(graph: Graph, name: str | None, node: Node, block: int = 1) -> GatePoint:
     shape = graph.shape(node)
     assert name is not None
     assert shape is not None
-    return GatePoint(name, shape[1])
+    return GatePoint(name, shape[1], block)
 
 
 def _checked_output(graph: Graph, name: str) -> Node:

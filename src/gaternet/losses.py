@@ -23,6 +23,15 @@ def rate_loss(gates: Tensor, target: float) -> Tensor:
     return (gates.mean(dim=0) - target).square().mean()
 
 
+def budget_loss(shares: Tensor, target: Tensor | float) -> Tensor:
+    """Return (mean of `shares` / target − 1)², a scalar: the squared relative miss of a budget.
+
+    Takes each sample's share of the multiply-accumulates, (N,), see `MacCounter.shares`. It is the
+    batch's mean that shall meet the target: an easy image may need less and a hard one more.
+    """
+    return (shares.mean() / target - 1).square()
+
+
 def gated_cross_entropy(
     logits: Tensor,
     gates: Tensor,

@@ -14,6 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.ledger import LedgerRow, MeasuredRun
+    from gaternet.run_macs import RunMacs
     from gaternet.runtime.export import ExportResult
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
@@ -85,8 +86,38 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
         table.add_row("always off", _share(gates.always_off, gates.total))
         table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
         table.add_row("open per image, mean", _share(gates.mean_open, gates.total))
+        needed = _part(gates.needed_macs, gates.backbone_macs)
+        table.add_row("multiply-accumulates, mean", f"{needed}, of the plain backbone's")
         table.add_row("logits within 1 of the threshold", f"{100 * gates.near_threshold:.1f} %")
     Console(markup=False, highlight=False).print(table)
+
+
+def run_macs(counted: "RunMacs", *, as_json: bool) -> None:
+    """Print multiply-accumulates layer by layer, and what images need in all."""
+    found = counted.macs
+    if as_json:
+        _print_json(asdict(counted) | {"share": found.share})
+        return
+    console = Console(markup=False, highlight=False)
+    layers = _table("multiply-accumulates per image", "dense", "mean", "")
+    for layer in found.layers:
+        share = f"{100 * layer.mean / layer.dense:.1f} %"
+        layers.add_row(layer.name, f"{layer.dense:,}", f"{layer.mean:,.0f}", share)
+    console.print(layers)
+    table = _table(f"\n{counted.recipe} on {counted.data}, {counted.split} images", "")
+    table.add_row("images", f"{found.images:,}")
+    table.add_row("plain backbone", f"{found.backbone:,}")
+    table.add_row("who decides", _part(found.deciding, found.backbone))
+    for name in ("mean", "median", "p95"):
+        table.add_row(f"needed, {name}", _part(getattr(found, name), found.backbone))
+    table.add_row("saved, mean", f"{100 * (1 - found.share):.1f} %")
+    for operation, calls in found.uncounted.items():
+        table.add_row("not counted", f"{operation} ({calls} ×)")
+    console.print(table)
+
+
+def _part(macs: float, backbone: int) -> str:
+    return f"{macs:,.0f} ({100 * macs / backbone:.1f} %)"
 
 
 def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:

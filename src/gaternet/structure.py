@@ -35,7 +35,7 @@ def gated_nodes(graph: Graph) -> list[fx.Node]:
 
     Raises ValueError for residual branches whose filters no submodule hands out as (N, C, H, W).
     """
-    nodes = _without_scales(graph)
+    nodes = without_scales(graph)
     sums = [
         branches.sum_at(graph, node)
         for node in nodes
@@ -82,13 +82,15 @@ def name_of(graph: Graph, node: fx.Node) -> str | None:
     return next((name for name in graph.names(node) if len(graph.outputs[name]) == 1), None)
 
 
-def _usable(graph: Graph, node: fx.Node) -> bool:
+def usable(graph: Graph, node: fx.Node) -> bool:
+    """Whether the rule may put a gate on a node: it has a name, and its channels are known."""
     named = name_of(graph, node) is not None and refusal(graph, node) is None
     # Where a reshape hides which dimension the channels are, only the user can tell.
     return named and channels.channel_dim(graph, node) == 1
 
 
-def _without_scales(graph: Graph) -> list[fx.Node]:
+def without_scales(graph: Graph) -> list[fx.Node]:
+    """The nodes in their order of execution, but for what only computes the scale of a product."""
     products = [node for node in graph.fx.nodes if len(graph.inputs(node)) > 1]
     aside = {node for product in products for node in branches.scales(graph, product)}
     return [node for node in graph.fx.nodes if node not in aside]
@@ -125,14 +127,14 @@ def _on_branch(
         return
     mapping = [i for i, node in enumerate(path) if i and not _keeps_zero(graph, node)]
     places = path[max(mapping, default=0) :]
-    place = next((node for node in places if _usable(graph, node)), None)
+    place = next((node for node in places if usable(graph, node)), None)
     if place is not None:
         yield place
     elif channels.is_concatenation(graph, path[0]):
         for part in graph.inputs(path[0]):
             yield from _on_branch(graph, part, fork, required)
     elif required and branches.filters_since(graph, operand, fork):
-        reasons = "; ".join(_why_not(graph, node) for node in places)
+        reasons = "; ".join(why_not(graph, node) for node in places)
         raise _NoPlaceError(f"a residual branch ends without a place for a gate: {reasons}")
 
 
@@ -142,7 +144,7 @@ def _keeps_zero(graph: Graph, node: fx.Node) -> bool:
 
 def _after(graph: Graph, node: fx.Node) -> fx.Node | None:
     """The first place from a node on that has a name, as long as a zero stays a zero."""
-    while not _usable(graph, node):
+    while not usable(graph, node):
         readers = graph.readers(node)
         if len(readers) != 1 or readers[0].op == "output":
             return None
@@ -215,7 +217,7 @@ def _along_chain(graph: Graph, nodes: list[fx.Node]) -> Iterator[fx.Node]:
         places = [node, *_norm_and_activation(graph, node)]
         mapping = [i for i, n in enumerate(places) if i and not channels.keeps_zero(graph, n)]
         behind = reversed(places[max(mapping, default=0) :])
-        yield from islice((place for place in behind if _usable(graph, place)), 1)
+        yield from islice((place for place in behind if usable(graph, place)), 1)
 
 
 def _norm_and_activation(graph: Graph, conv: fx.Node) -> Iterator[fx.Node]:
@@ -251,7 +253,7 @@ def _token_branches(graph: Graph, nodes: list[fx.Node]) -> list[str]:
 def _refuse(graph: Graph, reasons: list[str], elsewhere: list[fx.Node]) -> str:
     more = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
     filters = [node for node in graph.fx.nodes if channels.is_filter(graph, node)]
-    nodes = elsewhere or [node for node in filters if _usable(graph, node)]
+    nodes = elsewhere or [node for node in filters if usable(graph, node)]
     names = ", ".join(repr(name_of(graph, node)) for node in nodes[:3])
     shown = f"[{names}, …]" if len(nodes) > 3 else f"[{names}]"
     found = f" ({len(nodes)} that the rule finds elsewhere)" if elsewhere else ""
@@ -261,7 +263,8 @@ def _refuse(graph: Graph, reasons: list[str], elsewhere: list[fx.Node]) -> str:
     )
 
 
-def _why_not(graph: Graph, node: fx.Node) -> str:
+def why_not(graph: Graph, node: fx.Node) -> str:
+    """Why a node is not `usable`, in words."""
     reason = refusal(graph, node)
     calls = [len(graph.outputs[name]) for name in graph.names(node)]
     if reason is None and not calls:

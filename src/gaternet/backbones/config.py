@@ -10,7 +10,8 @@ class BackboneConfig:
     """A CNN by name; `classes=0` leaves the classifier out: an extractor for a gater.
 
     resnetD, D = 6n + 2 but 164: basic blocks; resnetD-identity: the parameter-free shortcut;
-        resnetD-se: squeeze and excitation; resnet20-wider, resnet56-wider: Table 1's
+        resnetD-se: squeeze and excitation; resnet20-wider, resnet56-wider: Table 1's;
+        resnetD-narrow: half as wide, for a gater
     resnet164, resnet1001: pre-activation bottlenecks, resnetD-preact at other depths 9n + 2;
         resnet164-se, resnet164-wider: Table 1's
     densenet-bc-L-k: depth L = 6n + 4 and growth rate k

@@ -12,11 +12,13 @@ from gaternet.backbones.squeeze_excitation import excitation
 
 Shortcut = Literal["projection", "identity"]
 
-NAME = r"resnet(?P<depth>\d+)(?P<variant>-identity|-se|-wider)?"
+NAME = r"resnet(?P<depth>\d+)(?P<variant>-identity|-se|-wider|-narrow)?"
 
 PLAIN = (16, 32, 64)
 WIDER = {20: (23, 46, 92), 56: (18, 36, 72)}
 """Depth → widths that give the parameters of Table 1's ResNet-20-Wider and ResNet-56-Wider."""
+NARROW = (8, 16, 32)
+"""Of a gater that shall cost next to nothing."""
 REDUCTION = 4
 """Of squeeze and excitation, as the parameters of Table 1's ResNet-20-SE and ResNet-56-SE tell."""
 
@@ -24,6 +26,7 @@ _USUAL_DEPTHS = (8, 14, 20, 26, 32, 38, 44, 56, 110)
 USUAL_NAMES = (
     *(f"resnet{depth}{suffix}" for depth in _USUAL_DEPTHS for suffix in ("", "-identity", "-se")),
     *(f"resnet{depth}-wider" for depth in WIDER),
+    "resnet8-narrow",
 )
 
 
@@ -129,6 +132,8 @@ class CifarResNet(nn.Module):
             suffix = "-se"
         elif self.widths == WIDER.get(self.depth):
             suffix = "-wider"
+        elif self.widths == NARROW:
+            suffix = "-narrow"
         channels, image_size, _ = self.input_size
         return BackboneConfig(f"resnet{self.depth}{suffix}", self.classes, channels, image_size)
 
@@ -162,10 +167,11 @@ def build(name: re.Match[str], config: BackboneConfig) -> CifarResNet:
     depth, variant = int(name["depth"]), name["variant"]
     if variant == "-wider" and depth not in WIDER:
         raise ValueError(f"of depth {depth} there is no wider version")
+    widths = {"-wider": WIDER.get(depth, PLAIN), "-narrow": NARROW}
     return CifarResNet(
         depth,
         config.classes,
-        widths=WIDER[depth] if variant == "-wider" else PLAIN,
+        widths=widths.get(variant, PLAIN),
         channels=config.channels,
         shortcut="identity" if variant == "-identity" else "projection",
         image_size=config.image_size,

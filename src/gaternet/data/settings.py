@@ -37,6 +37,11 @@ class DataConfig:
 
     __pydantic_config__ = _STRICT
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.image_size, self.image_size
+
     def __post_init__(self) -> None:
         if not self.title:
             object.__setattr__(self, "title", self.name)

@@ -1,11 +1,20 @@
 """Values only: every recipe is a `Recipe`, found by its name.
 
 DATASET/MODEL is a plain network; -wider, -se and -gated are the paper's other rows; -control and
--gated-… are comparisons beyond the paper; -short at the end is a schedule a tenth as long.
+-gated-… are comparisons beyond the paper; -efficient is gated to save multiply-accumulates; -short
+at the end is a schedule a tenth as long.
 """
 
 from gaternet.errors import UsageError
-from gaternet.recipes import comparisons, densenet, digits, imagenet, resnet, shake_shake
+from gaternet.recipes import (
+    comparisons,
+    densenet,
+    digits,
+    efficient,
+    imagenet,
+    resnet,
+    shake_shake,
+)
 from gaternet.spelling import did_you_mean
 from gaternet.training.config import Recipe, check
 
@@ -26,6 +35,7 @@ _ALL = (
         if recipe.name in ("cifar10/resnet20", "cifar10/resnet20-short")
         for depth in comparisons.SMALLER_GATERS
     ),
+    *efficient.RECIPES,
     *digits.RECIPES,
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

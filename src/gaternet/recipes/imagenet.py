@@ -32,7 +32,8 @@ def _gating(dropout: float = 0.0) -> Gating:
     return Gating(gater="timm/resnet18", bottleneck=BOTTLENECK, sparsity=SPARSITY, dropout=dropout)
 
 
-def _resnet(name: str, backbone: str, reproduces: str) -> Recipe:
+def resnet(name: str, backbone: str, reproduces: str) -> Recipe:
+    """Return the recipe of a plain ResNet on ImageNet."""
     return Recipe(
         name=f"imagenet/{name}",
         reproduces=reproduces,
@@ -46,7 +47,7 @@ def _resnet(name: str, backbone: str, reproduces: str) -> Recipe:
 
 def _table3(depth: int) -> list[Recipe]:
     title = f"Table 3, ResNet-{depth}"
-    plain = _resnet(f"resnet{depth}", f"timm/resnet{depth}", f"{title} on ImageNet")
+    plain = resnet(f"resnet{depth}", f"timm/resnet{depth}", f"{title} on ImageNet")
     gated = replace(
         plain,
         name=f"{plain.name}-gated",
@@ -56,8 +57,8 @@ def _table3(depth: int) -> list[Recipe]:
     )
     return [
         plain,
-        _resnet(f"resnet{depth}-wider", f"timm/resnet{depth}-wider", f"{title}-Wider on ImageNet"),
-        _resnet(f"resnet{depth}-se", f"timm/seresnet{depth}", f"{title}-SE on ImageNet"),
+        resnet(f"resnet{depth}-wider", f"timm/resnet{depth}-wider", f"{title}-Wider on ImageNet"),
+        resnet(f"resnet{depth}-se", f"timm/seresnet{depth}", f"{title}-SE on ImageNet"),
         gated,
     ]
 
@@ -83,7 +84,7 @@ def _inception() -> list[Recipe]:
     return [plain, gated]
 
 
-RESNET18 = _resnet(
+RESNET18 = resnet(
     "resnet18", "timm/resnet18", "section 4.3: the gater's pre-training, ResNet-18 on ImageNet"
 )
 RECIPES = [RESNET18, *(r for depth in (34, 101, 152) for r in _table3(depth)), *_inception()]

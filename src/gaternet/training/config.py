@@ -71,6 +71,11 @@ class Gating:
     from its own input; branches: each residual branch as a whole, so too (ConvNet-AIG)."""
     gater: str | None = "resnet20"
     """The gater's network, by name; none where layers or branches decide."""
+    points: Literal["outer", "inner", "both"] = "outer"
+    """outer: the filters that the paper gates; inner: those of the other layers of residual
+    branches, where the next layer saves as much again; both."""
+    block: int = 1
+    """Neighbouring filters that one gate opens or closes together."""
     bottleneck: int = 8
     """Width between the two linear layers that end in the gates' logits."""
     batch_norm: bool = True
@@ -87,6 +92,11 @@ class Gating:
     """λ, the weight of the L1 term."""
     target_rate: float | None = None
     """Opening rate that a squared error drives every gate to, besides the L1 term; or none."""
+    budget: float | None = None
+    """Multiply-accumulates, the gater's too, that training comes to, on average over images, as a
+    share of the plain backbone's; none: no budget."""
+    budget_from: float = 0.3
+    """Share of the schedule from which the budget holds; until there it falls from 1."""
     dropout: float = 0.0
     """Rate that dropout on the gates reaches, growing linearly from 0 (paper, appendix B)."""
     anneal_from: float = 1.0
@@ -247,6 +257,15 @@ def _gating_faults(gating: Gating) -> dict[str, bool]:
         "none": random and (gating.sparsity > 0 or gating.target_rate is not None),
         "gating.target-rate must be in [0, 1]": gating.target_rate is not None
         and not 0 <= gating.target_rate <= 1,
+        "gating.block must be at least 1": gating.block < 1,
+        "gating.decides branches has one gate for each: give --gating.points outer and "
+        "--gating.block 1": gating.decides == "branches"
+        and (gating.points, gating.block) != ("outer", 1),
+        "gating.budget must be in (0, 1]": gating.budget is not None and not 0 < gating.budget <= 1,
+        "gating.budget-from must be in [0, 1]": not 0 <= gating.budget_from <= 1,
+        f"gating.binarizer {gating.binarizer} cannot keep a budget: give --gating.budget none": (
+            gating.budget is not None and gating.binarizer in ("soft", "random")
+        ),
         "gating.dropout must be in [0, 1)": not 0 <= gating.dropout < 1,
         f"gating.binarizer {gating.binarizer} has no noise that could fade: give "
         "--gating.anneal-from 1 and --gating.anneal-until 1": fades

@@ -1,11 +1,13 @@
 """Error rates, and what the gates do, over a set of images."""
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gaternet.accounting import MacCounter, count_macs
 from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, evaluation_batches
@@ -34,6 +36,10 @@ class GateUse:
     """Open gates per image, mean."""
     near_threshold: float
     """Share of the gate logits within 1 of the threshold."""
+    needed_macs: float
+    """Multiply-accumulates that an image needs under its gates, who decides included, mean."""
+    backbone_macs: int
+    """Multiply-accumulates of the plain backbone."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +56,22 @@ class Evaluation:
 
 
 class _GateCounter:
-    def __init__(self, model: GatedModel, device: torch.device) -> None:
+    def __init__(self, model: GatedModel, data: DataConfig, device: torch.device) -> None:
+        self.macs = _mac_counter(model, data).to(device)
+        self.needed = torch.zeros((), dtype=torch.float64, device=device)
         self.opened = torch.zeros(model.gate_count, dtype=torch.float64, device=device)
         self.near = torch.zeros((), dtype=torch.float64, device=device)
         self.threshold = model.binarizer.threshold
 
     def add(self, decision: Decision) -> None:
         self.opened += decision.gates.sum(dim=0, dtype=torch.float64)
+        # A soft gate that is not quite closed needs its filter as a whole.
+        self.needed += self.macs((decision.gates > 0).double()).sum()
         self.near += ((decision.logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
 
     def use(self, images: int, processes: Processes) -> GateUse:
         self.opened, self.near = processes.total(self.opened), processes.total(self.near)
+        self.needed = processes.total(self.needed)
         total = len(self.opened)
         on = int((self.opened == images).sum())
         off = int((self.opened == 0).sum())
@@ -71,7 +82,22 @@ class _GateCounter:
             input_dependent=total - on - off,
             mean_open=float(self.opened.sum()) / images,
             near_threshold=float(self.near) / (images * total),
+            needed_macs=float(self.needed) / images,
+            backbone_macs=self.macs.backbone_macs,
         )
+
+
+_COUNTERS: WeakKeyDictionary[GatedModel, dict[tuple[int, int, int], MacCounter]] = (
+    WeakKeyDictionary()
+)
+"""By model and size of image: a network in training is evaluated after every epoch."""
+
+
+def _mac_counter(model: GatedModel, data: DataConfig) -> MacCounter:
+    counters = _COUNTERS.setdefault(model, {})
+    if data.input_size not in counters:
+        counters[data.input_size] = count_macs(model, data.input_size)
+    return counters[data.input_size]
 
 
 @torch.inference_mode()
@@ -90,7 +116,7 @@ def evaluate(
     None: the binarizer's own. The model is put into evaluation mode and left as it was found.
     """
     device, processes = plan.device, plan.processes
-    counter = _GateCounter(model, device) if isinstance(model, GatedModel) else None
+    counter = _GateCounter(model, data, device) if isinstance(model, GatedModel) else None
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, loss, wrong, wrong of 5
     training = model.training
     model.eval()

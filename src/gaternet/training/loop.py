@@ -50,6 +50,8 @@ def fit(trainer: Trainer, images: Images, probe: Probe, run: Run, reporter: Repo
             last = trainer.epoch == recipe.epochs
             if last and recipe.gating and recipe.gating.reestimate_batch_norm:
                 trainer.reestimate_batch_norm(images)
+            if last:
+                trainer.meet_budget(images)
             metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
             metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
             metrics["probe"] = shown = probe_metrics(trainer, probe)

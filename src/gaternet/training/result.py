@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from gaternet import graph
+from gaternet.accounting import count_macs
 from gaternet.data.batches import Images
 from gaternet.data.settings import DataConfig
-from gaternet.local import LocalGaterNet
-from gaternet.model import GatedModel, GaterNet
 from gaternet.training.compute import hardware
 from gaternet.training.config import recipe_to_dict
 from gaternet.training.evaluation import evaluate
@@ -55,6 +53,7 @@ def measure(
         "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs_per_image": macs,
+        "macs_needed_per_image": round(found.gates.needed_macs) if found.gates else macs,
         "macs_uncounted": uncounted,
         "gates": asdict(found.gates) if found.gates else None,
     }
@@ -65,23 +64,5 @@ def macs_per_image(model: nn.Module, data: DataConfig) -> tuple[int, dict[str, i
 
     Every filter is computed, and the gater is included.
     """
-    size = (data.channels, data.image_size, data.image_size)
-    if not isinstance(model, GatedModel):
-        backbone = graph.trace(model, size)
-        return backbone.total_macs, dict(backbone.uncounted)
-    backbone = graph.trace(model.backbone, size)
-    if isinstance(model, LocalGaterNet):
-        return backbone.total_macs + _linear_macs(model.heads), dict(backbone.uncounted)
-    assert isinstance(model, GaterNet)
-    glance = model.gater.input_size or data.image_size
-    extractor = graph.trace(model.gater.extractor, (data.channels, glance, glance))
-    assert model.gater.head is not None
-    head = _linear_macs(model.gater.head)
-    uncounted = {f"backbone.{name}": calls for name, calls in backbone.uncounted.items()}
-    uncounted |= {f"gater.{name}": calls for name, calls in extractor.uncounted.items()}
-    return backbone.total_macs + extractor.total_macs + head, uncounted
-
-
-def _linear_macs(module: nn.Module) -> int:
-    layers = (m for m in module.modules() if isinstance(m, nn.Linear))
-    return sum(layer.in_features * layer.out_features for layer in layers)
+    counter = count_macs(model, data.input_size)
+    return counter.backbone_macs + counter.deciding_macs, counter.uncounted

@@ -22,6 +22,17 @@ def gate_dropout_rate(gating: Gating, progress: float) -> float:
     return gating.dropout * progress
 
 
+def budget_share(gating: Gating, progress: float) -> float:
+    """Return the share of the multiply-accumulates that the gates are held to, 1 being all.
+
+    It falls from 1 linearly and reaches `budget` at `budget_from`.
+    """
+    budget = 1.0 if gating.budget is None else gating.budget
+    if progress >= gating.budget_from:
+        return budget
+    return 1.0 - (1.0 - budget) * progress / gating.budget_from
+
+
 def gate_noise(gating: Gating, progress: float) -> tuple[float, float]:
     """Return the noise's standard deviation and the share of samples on the hard branch.
 

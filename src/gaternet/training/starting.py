@@ -12,7 +12,9 @@ from torch import nn
 from gaternet import backbones, checkpoint, recipes
 from gaternet.backbones import BackboneConfig
 from gaternet.errors import UsageError, UserError
+from gaternet.gate_points import GatePoint, find_gate_points
 from gaternet.gater import Gater
+from gaternet.graph import trace
 from gaternet.local import LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import make_binarizer
@@ -173,11 +175,12 @@ def _gated(
     backbone: nn.Module, recipe: Recipe, gating: Gating, pretrained: tuple[str, ...]
 ) -> nn.Module:
     data = recipe.data
-    size = (data.channels, data.image_size, data.image_size)
+    size = data.input_size
     binarizer = make_binarizer(gating.binarizer, gating.rate)
     if gating.gater is None:
         return LocalGaterNet(
             backbone,
+            _points(backbone, recipe, gating),
             granularity="filters" if gating.decides == "layers" else "branches",
             bottleneck=gating.bottleneck,
             batch_norm=gating.batch_norm,
@@ -197,7 +200,22 @@ def _gated(
         gater = convert_sync_batchnorm(gater)
     if gating.binarizer == "random":
         gater.requires_grad_(False)  # nobody asks it
-    return GaterNet(backbone, gater, input_size=size, binarizer=binarizer)
+    points = _points(backbone, recipe, gating)
+    return GaterNet(backbone, gater, points, input_size=size, binarizer=binarizer)
+
+
+def _points(backbone: nn.Module, recipe: Recipe, gating: Gating) -> tuple[GatePoint, ...] | None:
+    """Return the gate points that a recipe asks for; None for the paper's, or for branches."""
+    if (gating.points, gating.block) == ("outer", 1):
+        return None
+    graph = trace(backbone, recipe.data.input_size)
+    try:
+        return find_gate_points(graph, gating.points, gating.block)
+    except ValueError as error:
+        raise UsageError(
+            f"--gating.points {gating.points} --gating.block {gating.block} do not go with "
+            f"--network {recipe.backbone}: {error}"
+        ) from None
 
 
 def pretraining(part: str, joint: Recipe) -> Recipe:

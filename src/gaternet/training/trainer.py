@@ -20,10 +20,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from gaternet import checkpoint
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, Order, training_batches
+from gaternet.data.settings import Augmentation
 from gaternet.errors import UserError
 from gaternet.losses import gated_cross_entropy
 from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, sample_keys
+from gaternet.training.budget import Budget, make_budget, set_budget, threshold_for
 from gaternet.training.compute import ComputePlan, keep_freed_memory
 from gaternet.training.config import Optimizer, Recipe
 from gaternet.training.processes import Processes
@@ -34,8 +36,11 @@ from gaternet.training.schedules import gate_dropout_rate, gate_noise, learning_
 LOOK_EVERY_SECONDS = 0.5
 """How often the running means are read: reading them makes the host wait for the device."""
 
-BATCH_NORM_BATCHES = 100
-"""Batches that BatchNorm's statistics are measured on again when training has ended."""
+MEASURED_BATCHES = 100
+"""Batches that BatchNorm's statistics, and the gates' threshold, are measured on when training has
+ended."""
+
+AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
 
 OPTIMIZER = "optimizer"
 """Name of the optimiser's tensors in a checkpoint, PARAMETER.SLOT each."""
@@ -78,7 +83,9 @@ def check_finite(loss: float, epoch: int) -> None:
         )
 
 
-def make_objective(network: nn.Module, recipe: Recipe, plan: ComputePlan) -> Objective:
+def make_objective(
+    network: nn.Module, recipe: Recipe, plan: ComputePlan, budget: Budget | None = None
+) -> Objective:
     """Return (images uint8, labels, keys) → (loss, wrong predictions, share open · N)."""
     data, gating = recipe.data, recipe.gating
     smoothing = recipe.optimizer.label_smoothing
@@ -103,6 +110,8 @@ def make_objective(network: nn.Module, recipe: Recipe, plan: ComputePlan) -> Obj
                 label_smoothing=smoothing,
                 target_rate=gating.target_rate,
             )
+        if budget is not None:
+            loss = loss + budget(output.gates)
         wrong = (logits.detach().argmax(dim=1) != labels).sum()
         return loss, wrong, opened
 
@@ -159,7 +168,10 @@ class Trainer:
         self.model = model.to(plan.device).to(memory_format=plan.memory_format)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.network = distributed(self.model, plan)
-        self.objective = make_objective(self.network, recipe, plan)
+        self.budget = make_budget(self.model, recipe)
+        if self.budget:
+            self.budget.to(plan.device)
+        self.objective = make_objective(self.network, recipe, plan, self.budget)
         self.average: AveragedModel | None = None
         if recipe.schedule.ema:
             average = get_ema_multi_avg_fn(recipe.schedule.ema)
@@ -204,11 +216,20 @@ class Trainer:
         reporter.step(self.epoch, self.epoch * steps, numbers)
         return numbers
 
-    def batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's part of every batch: augmented images, labels, keys."""
+    def batches(
+        self, images: Images, augmentation: Augmentation | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield this process's part of every batch: augmented images, labels, keys.
+
+        augmentation: another one than the recipe's
+        """
         recipe = self.recipe
         order = Order(
-            recipe.seed, self.epoch, recipe.schedule.batch_size, recipe.augmentation, recipe.data
+            recipe.seed,
+            self.epoch,
+            recipe.schedule.batch_size,
+            augmentation or recipe.augmentation,
+            recipe.data,
         )
         for index, pixels, labels in training_batches(images, order, self.plan.loading):
             yield pixels, labels, sample_keys(recipe.seed, Purpose.NETWORK, self.epoch, index)
@@ -221,6 +242,8 @@ class Trainer:
             self.model.binarizer.set_stage(*gate_noise(self.recipe.gating, progress))
             if self.recipe.gating.dropout:
                 self.model.dropout.set_rate(gate_dropout_rate(self.recipe.gating, progress))
+        if self.budget:
+            set_budget(self.budget, self.recipe, progress)
 
     def step(self, pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step; return its loss, wrong predictions and share of gates open · N."""
@@ -269,12 +292,38 @@ class Trainer:
             self._measure(images, network, lambda batch, keys: network(batch))
         self.plan.processes.take_from_first(self.evaluated.buffers())
 
+    @torch.inference_mode()
+    def meet_budget(self, images: Images) -> None:
+        """Move the gates' threshold to where the gates of evaluation meet the budget.
+
+        In training the gater's BatchNorms have a batch's statistics, and images are augmented: a
+        few per cent. Gates that are decided on the way depend on each other; theirs stays.
+        """
+        model, budget = self.evaluated, self.budget
+        if budget is None or not isinstance(model, GaterNet):
+            return
+        model.eval()
+        data = self.recipe.data
+        logits = torch.cat(
+            [
+                model.gate_logits(normalise(pixels, data.mean, data.std))
+                for pixels, *_ in islice(self.batches(images, AS_THEY_ARE), MEASURED_BATCHES)
+            ]
+        )
+        self.set_threshold(threshold_for(budget.counter, logits, budget.final, self.plan.processes))
+
+    def set_threshold(self, threshold: float) -> None:
+        """Set the threshold of the gates, of the averaged network too."""
+        for network in (self.model, self.evaluated):
+            if isinstance(network, GatedModel):
+                network.binarizer.threshold = threshold
+
     def _measure(
         self, images: Images, network: nn.Module, call: Callable[[Tensor, Tensor], object]
     ) -> None:
         """Take the statistics of a network's BatchNorms anew while `call` runs it."""
         data = self.recipe.data
-        batches = islice(self.batches(images), BATCH_NORM_BATCHES)
+        batches = islice(self.batches(images), MEASURED_BATCHES)
         # update_bn passes on the first item of each batch: here a pair.
         pairs = (((normalise(pixels, data.mean, data.std), keys),) for pixels, _, keys in batches)
         update_bn(pairs, _Called(network, call))
@@ -315,6 +364,7 @@ class Trainer:
             trained = checkpoint.read_tensors(path, "trained")
             checkpoint.load_weights(self.model, trained, path)
             self.average.n_averaged.fill_(progress["averaged_updates"])
+        self.set_threshold(checkpoint.read_json(path, checkpoint.MODEL)["threshold"])
         self._restore_optimizer(checkpoint.read_tensors(path, OPTIMIZER))
         self.epoch = progress["epoch"]
         self.skipped = set(progress["skipped"])

@@ -1,0 +1,101 @@
+"""Gates that save multiply-accumulates: inner layers too, in blocks, on a budget, a cheap gater."""
+
+from dataclasses import replace
+
+from gaternet.data.settings import CIFAR10
+from gaternet.recipes import imagenet, resnet
+from gaternet.training.config import Gating, Optimizer, Recipe
+
+BUDGET = 0.5
+"""Of the plain backbone's multiply-accumulates."""
+
+GATING = Gating(
+    gater="resnet8-narrow",
+    points="both",
+    block=8,
+    bottleneck=16,
+    input_size=16,
+    budget=BUDGET,
+    opening_bias=2.0,
+    anneal_from=0.4,
+    anneal_until=0.7,
+    reestimate_batch_norm=True,
+)
+"""Every gate starts open, noise closes 3 % of them for a start. The last third of the schedule has
+the gates of evaluation, so that the budget is met by what is evaluated."""
+
+OPTIMIZER = Optimizer(lr=0.05, nesterov=True, weight_decay=5e-4)
+
+GATERS = {20: "resnet8-narrow", 56: "resnet8"}
+"""Backbone's depth → its gater's network, 2 and 3 % of its multiply-accumulates at 16×16 pixels."""
+
+IMAGENET_GATER = "resnet10t"
+IMAGENET_SIDE = 64
+"""2 % of a ResNet-50's multiply-accumulates."""
+
+
+def _narrow_gater(resnet8: Recipe) -> Recipe:
+    """Return the pre-training of the narrow gater, after that of another small network."""
+    return replace(
+        resnet8,
+        name=resnet8.name.replace("resnet20", "resnet8-narrow"),
+        reproduces=f"not in the paper: pre-training of a gater half as wide, ResNet-8 on "
+        f"{CIFAR10.title}",
+        backbone="resnet8-narrow",
+    )
+
+
+def _on_cifar(plain: Recipe) -> Recipe:
+    """Return the efficient form of a plain ResNet's recipe, of the same length."""
+    depth = int(plain.backbone.removeprefix("resnet"))
+    short = "-short" if plain.name.endswith("-short") else ""
+    return replace(
+        plain,
+        name=f"{plain.name.removesuffix('-short')}-efficient{short}",
+        reproduces=f"not in the paper: ResNet-{depth} on {CIFAR10.title} with gates that halve "
+        "its multiply-accumulates",
+        gating=replace(GATING, gater=GATERS[depth]),
+        optimizer=OPTIMIZER,
+        schedule=resnet.SHORT,
+        pretrain=(plain.name, f"{CIFAR10.name}/{GATERS[depth]}{short}"),
+    )
+
+
+def _on_imagenet() -> list[Recipe]:
+    plain = imagenet.resnet(
+        "resnet50", "timm/resnet50", "not in the paper: ResNet-50 on ImageNet, plain"
+    )
+    gater = imagenet.resnet(
+        IMAGENET_GATER,
+        f"timm/{IMAGENET_GATER}",
+        "not in the paper: a small gater's pre-training, ResNet-10-T on ImageNet",
+    )
+    efficient = replace(
+        plain,
+        name=f"{plain.name}-efficient",
+        reproduces="not in the paper: ResNet-50 on ImageNet with gates that halve its "
+        "multiply-accumulates",
+        gating=replace(
+            GATING,
+            gater=gater.backbone,
+            block=16,
+            bottleneck=imagenet.BOTTLENECK,
+            input_size=IMAGENET_SIDE,
+        ),
+        pretrain=(plain.name, gater.name),
+    )
+    return [plain, gater, efficient]
+
+
+_PLAIN = [
+    recipe
+    for recipe in (*resnet.TABLE1, *resnet.SHORTENED)
+    if recipe.data is CIFAR10
+    and recipe.gating is None
+    and recipe.backbone in ("resnet20", "resnet56")
+]
+RECIPES = [
+    *(_narrow_gater(recipe) for recipe in _PLAIN if recipe.backbone == "resnet20"),
+    *(_on_cifar(recipe) for recipe in _PLAIN),
+    *_on_imagenet(),
+]
