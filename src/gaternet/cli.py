@@ -19,6 +19,7 @@ from gaternet.spelling import did_you_mean
 GateFormName = Literal["hard", "soft", "noisy"]
 Switch = FlagCreatePairsOff[bool]
 SplitName = Literal["test", "train", "validation"]
+LayersName = Literal["outer", "inner", "both"]
 
 
 def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
@@ -187,6 +188,52 @@ def bench_macs(
     presentation.run_macs(count_run(run, request, images), as_json=json)
 
 
+def bench_latency(
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None,
+    model: str | None = None,
+    open_share: float = 0.5,
+    points: LayersName = "inner",
+    block: int = 16,
+    image_size: int | None = None,
+    batches: tuple[int, ...] = (1, 8, 16, 128),
+    data: str | None = None,
+    seconds: float = 20.0,
+    threads: int | None = None,
+    figure: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Time a run against its dense, compiled, exported and slimmed forms; or, with --model, any network.
+
+    Args:
+        run: Run directory; its own gates, on test images.
+        model: A network by name instead, such as timm/resnet50: fresh weights, random gates, no gater.
+        open_share: With --model: share of each layer's gates that is open.
+        points: With --model: gated layers; outer is the paper's, inner those before it in a branch.
+        block: With --model: neighbouring filters that one gate opens or closes.
+        image_size: With --model: side of the images; none: the network's own.
+        batches: Images that are computed at once.
+        data: With a run: folder or hub name of the images; none: the hub name of its data set.
+        seconds: For each batch, at least; every form is timed seven times or more.
+        threads: Of the CPU; none: all that PyTorch uses.
+        figure: PNG or SVG file to draw into; none: no figure.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print a list of rows as JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.run_latency import LatencyRequest, RandomGatesRequest, time_network, time_run
+
+    if (run is None) == (model is None):
+        raise UsageError("give a run directory, or --model and a network's name")
+    request = LatencyRequest(batches, seconds, threads, device)
+    if run is not None:
+        found = time_run(run, request, data)
+    else:
+        wanted = RandomGatesRequest(str(model), open_share, points, block, image_size)
+        found = time_network(wanted, request)
+    presentation.latencies(found, figure, as_json=json)
+
+
 def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
@@ -228,7 +275,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "bench": ("Count what a run's images need.", {"macs": bench_macs}),
+    "bench": (
+        "Count what a run's images need, measure how long they take.",
+        {"macs": bench_macs, "latency": bench_latency},
+    ),
 }
 """Commands of two words: the first word, what it is for, and the second words."""
 

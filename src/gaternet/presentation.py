@@ -14,6 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.ledger import LedgerRow, MeasuredRun
+    from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
     from gaternet.runtime.export import ExportResult
     from gaternet.training.config import Recipe
@@ -114,6 +115,38 @@ def run_macs(counted: "RunMacs", *, as_json: bool) -> None:
     for operation, calls in found.uncounted.items():
         table.add_row("not counted", f"{operation} ({calls} ×)")
     console.print(table)
+
+
+def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None:
+    """Print what each form of a network takes; draw it too where a file is named."""
+    if figure is not None:
+        from gaternet.analysis.latency_figure import latency_figure
+
+        latency_figure(found, figure)
+    if as_json:
+        _print_json([asdict(row) for row in found.rows])
+        return
+    console = Console(markup=False, highlight=False)
+    for batch in dict.fromkeys(row.batch for row in found.rows):
+        rows = [row for row in found.rows if row.batch == batch]
+        images = "1 image" if batch == 1 else f"{batch} images"
+        table = _table(f"{found.title}, {images}", "median", "95 % interval", "p95", "open", "MACs")
+        for row in rows:
+            low, high = row.interval_ms
+            table.add_row(
+                row.variant,
+                f"{row.median_ms:.2f} ms",
+                f"{low:.2f}-{high:.2f}",
+                f"{row.p95_ms:.2f} ms",
+                f"{100 * row.open_share:.0f} %",
+                f"{row.macs_per_image / 1e6:,.1f} M",
+            )
+        console.print(table)
+    for variant, reason in found.missing.items():
+        console.print(f"not measured: {variant}: {reason}")
+    console.print(f"measured in turns on {found.hardware}; multiply-accumulates are per image")
+    if figure is not None:
+        console.print(f"figure: {figure}")
 
 
 def _part(macs: float, backbone: int) -> str:

@@ -181,7 +181,7 @@ def compile_backbone(
     """
     backbone = copy.deepcopy(backbone).eval()
     slow = load_cpu_kernels() if images.device.type == "cpu" else None
-    masked = CompiledBackbone(_masked(backbone, points), Report(slow_because=slow))
+    masked = CompiledBackbone(masked_backbone(backbone, points), Report(slow_because=slow))
     images = images.contiguous(memory_format=torch.channels_last)
     try:
         flow = follow(trace(backbone, _size(images)), points)
@@ -203,7 +203,8 @@ def compile_backbone(
     return compiled
 
 
-def _masked(backbone: nn.Module, points: Sequence[GatePoint]) -> MaskedBackbone:
+def masked_backbone(backbone: nn.Module, points: Sequence[GatePoint]) -> MaskedBackbone:
+    """Return a copy of a backbone that runs under the gates it is given."""
     backbone = copy.deepcopy(backbone)
     return MaskedBackbone(backbone, attach(backbone, points))
 
