@@ -12,14 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from gaternet import channels
-from gaternet.gate_points import GatePoint
+from gaternet.gate_points import UNGATED, GatePoint
 from gaternet.graph import Graph
-
-UNGATED = -1
-"""In place of a gate: a channel that no gate closes."""
 
 Gates = tuple[int, ...]
 """For each channel the column of the gates (N, G) that closes it, or `UNGATED`."""
@@ -87,34 +85,36 @@ def _gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]
     for point in points:
         (node,) = graph.outputs[point.name]
         assert node is not None
-        at[node] = tuple(start + channel // point.block for channel in range(point.channels))
+        at[node] = tuple(
+            gate if gate == UNGATED else start + gate for gate in point.gate_of_channels
+        )
         start += point.gates
     return at
 
 
 def _zeros_after(graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates]) -> Gates | None:
     """The gates that make a node's channels zero, from those of what it reads."""
-    count = _channel_count(graph, node)
+    count = channel_count(graph, node)
     if count is None:
         return None
     if channels.is_addition(graph, node):
         return _common(_of(graph, given, zeros) for given in graph.inputs(node))
-    joined = _joined(graph, node)
-    if joined:
-        return tuple(gate for part in joined for gate in _of(graph, part, zeros))
+    parts = joined(graph, node)
+    if parts:
+        return tuple(gate for part in parts for gate in _of(graph, part, zeros))
     if (sliced := _sliced(graph, node)) is not None:
         source, first = sliced
         return _of(graph, source, zeros)[first : first + count]
-    source = _handed_on(graph, node)
+    source = handed_on(graph, node)
     if source is None or source not in zeros:
         return None
-    kept = channels.keeps_zero(graph, node) or _is_flat(graph, node) or _is_depthwise(graph, node)
+    kept = channels.keeps_zero(graph, node) or any(keeps(graph, node) for keeps in _HAND_ON)
     return _spread(zeros[source], count) if kept and not _has_bias(graph, node) else None
 
 
 def _unneeded_by_all(graph: Graph, node: fx.Node, unneeded: dict[fx.Node, Gates]) -> Gates | None:
     readers = graph.readers(node)
-    if not readers or _channel_count(graph, node) is None:
+    if not readers or channel_count(graph, node) is None:
         return None
     return _common(_unneeded_by(graph, node, reader, unneeded) for reader in readers)
 
@@ -123,22 +123,22 @@ def _unneeded_by(
     graph: Graph, node: fx.Node, reader: fx.Node, unneeded: dict[fx.Node, Gates]
 ) -> Gates:
     """The gates whose closing makes one reader indifferent to each channel of a node."""
-    count = _channel_count(graph, node) or 0
+    count = channel_count(graph, node) or 0
     nothing = (UNGATED,) * count
     if reader not in unneeded:
         return nothing
     behind = unneeded[reader]
     if channels.is_addition(graph, reader):
         return behind
-    joined = _joined(graph, reader)
-    if joined:
-        if joined.count(node) != 1:
+    parts = joined(graph, reader)
+    if parts:
+        if parts.count(node) != 1:
             return nothing
-        before = joined[: joined.index(node)]
-        start = sum(_channel_count(graph, part) or 0 for part in before)
+        before = parts[: parts.index(node)]
+        start = sum(channel_count(graph, part) or 0 for part in before)
         return behind[start : start + count]
     # Not a product's scale: where its feature map is not needed, neither is it.
-    channelwise = _handed_on(graph, reader) is node or _is_scale(graph, reader, node)
+    channelwise = handed_on(graph, reader) is node or _is_scale(graph, reader, node)
     return behind if channelwise and len(behind) == count else nothing
 
 
@@ -158,7 +158,7 @@ def _layer(
 
 
 def _of(graph: Graph, node: fx.Node, gates: dict[fx.Node, Gates]) -> Gates:
-    return gates.get(node) or (UNGATED,) * (_channel_count(graph, node) or 0)
+    return gates.get(node) or (UNGATED,) * (channel_count(graph, node) or 0)
 
 
 def _common(several: Iterable[Gates]) -> Gates:
@@ -173,7 +173,7 @@ def _spread(gates: Gates, count: int) -> Gates:
     return tuple(gate for gate in gates for _ in range(count // len(gates)))
 
 
-def _channel_count(graph: Graph, node: fx.Node) -> int | None:
+def channel_count(graph: Graph, node: fx.Node) -> int | None:
     """The channels of a feature map (N, C, H, W), of (N, H, W, C) or of features (N, C)."""
     shape = graph.shape(node)
     if node.op == "output" or shape is None:
@@ -184,17 +184,22 @@ def _channel_count(graph: Graph, node: fx.Node) -> int | None:
     return shape[dim] if dim is not None else None
 
 
-def _handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
-    """The input whose channels a node hands on one by one, flattened or convolved apart too."""
-    if _is_flat(graph, node) or _is_depthwise(graph, node):
+def handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
+    """The input whose channels a node hands on one by one, pooled or convolved apart too.
+
+    None where a channel takes part in others: in a conv, and in a norm over groups of channels.
+    """
+    if any(handing(graph, node) for handing in _HAND_ON):
         return graph.inputs(node)[0]
+    if channels.is_norm(graph, node) and not is_norm_by_channel(graph, node):
+        return None
     source = channels.channel_input(graph, node)
-    if source is None or _channel_count(graph, source) != _channel_count(graph, node):
+    if source is None or channel_count(graph, source) != channel_count(graph, node):
         return None
     return source
 
 
-def _is_flat(graph: Graph, node: fx.Node) -> bool:
+def is_flat(graph: Graph, node: fx.Node) -> bool:
     """Whether a node makes (N, C, H, W) into (N, C·H·W), or into (N, C) by a mean."""
     given = graph.inputs(node)
     if len(given) != 1 or len(graph.shape(node) or ()) != 2:
@@ -206,7 +211,24 @@ def _is_flat(graph: Graph, node: fx.Node) -> bool:
     return flattens or name in ("mean", "amax", "squeeze", "sum")
 
 
-def _is_depthwise(graph: Graph, node: fx.Node) -> bool:
+def is_mean(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node pools (N, C, H, W) to (N, C, 1, 1): squeeze-and-excitation's mean."""
+    given, shape = graph.inputs(node), graph.shape(node) or ()
+    if len(given) != 1 or channels.operation(node) not in ("mean", "amax"):
+        return False
+    before = graph.shape(given[0]) or ()
+    spatial = len(before) == 4 and shape == (*before[:2], 1, 1)
+    return spatial and channels.channel_dim(graph, given[0]) == 1
+
+
+def is_norm_by_channel(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node is a norm whose statistics are each channel's own."""
+    by_channel = ("batch_norm", "instance_norm")
+    return isinstance(graph.module(node), _NormBase) or channels.operation(node) in by_channel
+
+
+def is_depthwise(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node convolves each channel by itself, into one."""
     module = graph.module(node)
     return (
         isinstance(module, _ConvNd)
@@ -215,8 +237,11 @@ def _is_depthwise(graph: Graph, node: fx.Node) -> bool:
     )
 
 
+_HAND_ON = (is_flat, is_mean, is_depthwise, channels.is_unsqueezed)
+
+
 def _has_bias(graph: Graph, node: fx.Node) -> bool:
-    return _is_depthwise(graph, node) and graph.modules[str(node.target)].bias is not None
+    return is_depthwise(graph, node) and graph.modules[str(node.target)].bias is not None
 
 
 def _is_scale(graph: Graph, product: fx.Node, node: fx.Node) -> bool:
@@ -226,7 +251,7 @@ def _is_scale(graph: Graph, product: fx.Node, node: fx.Node) -> bool:
     return node is not channels.channel_input(graph, product)
 
 
-def _joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
+def joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
     """The parts of a concatenation along channels, repeated ones too; empty for another node."""
     if not channels.is_concatenation(graph, node):
         return []
