@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
     from gaternet.checkpoint import load, save
+    from gaternet.compression import compress
     from gaternet.errors import UserError
     from gaternet.gate_points import GatePoint, find_gate_points, name_gate_points
     from gaternet.gater import Gater
@@ -30,6 +31,7 @@ __all__ = [
     "LocalGaterNet",
     "UserError",
     "Verification",
+    "compress",
     "find_gate_points",
     "gate_sparsity",
     "gated_cross_entropy",
@@ -57,6 +59,7 @@ _HOMES = {
     "LocalGaterNet": "local",
     "UserError": "errors",
     "Verification": "verification",
+    "compress": "compression",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
     "gated_cross_entropy": "losses",
@@ -70,7 +73,7 @@ _HOMES = {
 }
 
 
-_SUBPACKAGES = ("analysis",)
+_SUBPACKAGES = ("analysis", "compression")
 
 
 def __getattr__(name: str) -> Any:

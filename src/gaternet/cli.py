@@ -99,6 +99,37 @@ def evaluate(
             presentation.evaluation(measured, as_json=json)
 
 
+def compress(
+    run: Positional[Path],
+    out: Path,
+    data: str | None = None,
+    split: Literal["train", "validation"] = "train",
+    images: int | None = None,
+    tolerance: int = 0,
+    plan: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Remove the filters that never open and the gates that never close; say what it changed.
+
+    Args:
+        run: Run directory.
+        out: Directory of the smaller run, its plan.json and report.json; it must be new.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images whose gates decide what goes; test images only serve the report.
+        images: How many of them, and of the test images, at most; none: all.
+        tolerance: Gates that open for fewer images go as well; 0: those that open for none.
+        plan: Plan of an earlier compression of the same run, in place of a new one.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.compression.command import CompressionRequest, compress_run
+
+    request = CompressionRequest(out, data, split, images, tolerance, plan, device)
+    presentation.compression(compress_run(run, request), str(out), as_json=json)
+
+
 def predict(
     run: Positional[Path],
     images: Annotated[
@@ -169,6 +200,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "compress": compress,
     "recipes": recipes,
     "ledger": ledger,
     "import-authors": import_authors,

@@ -89,7 +89,7 @@ def evaluate_run(
         raise UsageError(f"{path} is a plain network: --gates and --threshold need gates")
     if isinstance(model, GatedModel) and request.threshold is not None:
         model.binarizer.threshold = request.threshold
-    images = _split(run, request)
+    images = split_images(run, request.data, request.split)
     recipe = run.config.recipe
     compute = replace(recipe.compute, sync_batch_norm=False)  # it matters in training only
     measured = evaluate(
@@ -109,11 +109,15 @@ def evaluate_run(
     )
 
 
-def _split(run: Run, request: EvaluationRequest) -> Images:
+def split_images(run: Run, data: str | None, split: str) -> Images:
+    """Load the test, train or validation images of a run, from `data` or from its own hub name.
+
+    Raises UserError where they have other classes than the run's or there is no such split.
+    """
     recipe = run.config.recipe
-    where = request.data or recipe.data.hub
-    part = recipe.data.test_split if request.split == "test" else "train"
-    if request.split == "validation":
+    where = data or recipe.data.hub
+    part = recipe.data.test_split if split == "test" else "train"
+    if split == "validation":
         _check_held_out(run)
     if where is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
@@ -123,7 +127,7 @@ def _split(run: Run, request: EvaluationRequest) -> Images:
             f"{where} has other classes than {run.path} was trained on: "
             f"{_differing(images, run)}; give --data with the same"
         )
-    if request.split in ("test", "train"):
+    if split in ("test", "train"):
         return images
     return split_validation(images, recipe.validation, VALIDATION_SEED)[1]
 

@@ -183,7 +183,11 @@ class GateHook:
         self.holder = holder
         self.index = index
         self.block = point.block
-        self.columns = None if point.gate_of is None else torch.tensor(point.gate_of, device="cpu")
+        self.columns: Tensor | None = None
+        if point.gate_of is not None:
+            # Behind the gates there will be a column of ones.
+            columns = [point.gates if gate == UNGATED else gate for gate in point.gate_of]
+            self.columns = torch.tensor(columns, device="cpu")
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         if self.holder.gates is None:
@@ -192,8 +196,7 @@ class GateHook:
         assert gates is not None
         if self.columns is not None:
             self.columns = self.columns.to(gates.device)
-            # Behind the gates a column of ones: UNGATED is the last.
-            gates = F.pad(gates, (0, 1), value=1.0)[:, self.columns]
+            gates = F.pad(gates, (0, 1), value=1.0).index_select(1, self.columns)
         elif self.block > 1:
             gates = gates.repeat_interleave(self.block, dim=1)
         return output * gates[:, :, None, None].to(output.dtype)

@@ -32,29 +32,31 @@ class Select(nn.Module):
 class Scatter(nn.Module):
     """Channels to their places among `channels`, 0 or a constant at the others.
 
-    values: (channels,), what the others hold; None: 0
+    values: (channels,), what the others hold and 0 at the places; None: 0 everywhere
     """
 
-    places: Tensor
+    sources: Tensor
     values: Tensor | None
 
-    def __init__(self, places: Sequence[int], channels: int, dim: int, values: Tensor | None):
+    def __init__(
+        self, places: Sequence[int], channels: int, dim: int, values: Tensor | None
+    ) -> None:
         super().__init__()
-        self.channels = channels
         self.dim = dim
-        self.register_buffer("places", torch.tensor(places), persistent=False)
+        kept = len(places)
+        # Gathered, not scattered: it compiles into what follows, and is one Gather in ONNX.
+        sources = torch.full((channels,), kept)
+        sources[list(places)] = torch.arange(kept)
+        self.register_buffer("sources", sources, persistent=False)
         self.register_buffer("values", values)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = [*x.shape[: self.dim], self.channels, *x.shape[self.dim + 1 :]]
-        if self.values is None:
-            base = x.new_zeros(shape)
-        else:
-            base = _along(self.values, self.dim, x.ndim).expand(shape)
-        return base.index_copy(self.dim, self.places, x)
+        zero = x.new_zeros([1 if axis == self.dim else n for axis, n in enumerate(x.shape)])
+        spread = torch.cat((x, zero), self.dim).index_select(self.dim, self.sources)
+        return spread if self.values is None else spread + _along(self.values, self.dim, x.ndim)
 
     def extra_repr(self) -> str:
-        return f"{len(self.places)} of {self.channels} channels"
+        return f"{len(self.sources)} channels"
 
 
 class Constant(nn.Module):

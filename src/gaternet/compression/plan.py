@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ class PointPlan:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    @cached_property
+    @property
     def gates(self) -> int:
         """The number of its gates before."""
         return self.channels // self.block
@@ -191,11 +190,13 @@ def read_plan(file: Path) -> CompressionPlan:
 
 
 def _check(model: GaterNet, record: "GateRecord", tolerance: int) -> None:
+    from gaternet.compression.network import CompressedBackbone
+
     if not isinstance(model, GaterNet):
         raise UserError(f"only a network with a gater is compressed, not a {type(model).__name__}")
     if isinstance(model.binarizer, RandomGates):
         raise UserError("random gates never stay closed: there is nothing to compress")
-    if any(point.gate_of is not None for point in model.points):
+    if isinstance(model.backbone, CompressedBackbone):
         raise UserError("this model is compressed already: compress the one that it was made from")
     if record.slices != model.slices:
         raise UserError(

@@ -260,7 +260,7 @@ def _needs(
     everything = np.ones(len(kinds[node]), dtype=bool)
     if user not in made or obstacle(graph, user) is not None:
         return everything
-    wanted = needed[user] & (made[user] == Kind.VARYING)
+    wanted = needed[user] & (made[user] == Kind.VARYING) & (kinds[user] == Kind.VARYING)
     if channels.is_filter(graph, user) and not is_depthwise(graph, user):
         border = varies_at_border(graph.module(user))
         read = kinds[node] <= (Kind.CONSTANT if border else Kind.VARYING)

@@ -219,7 +219,8 @@ class _Surgeon:
             return found
         values = None
         if (self.states.kinds[node][wanted & ~both] == Kind.CONSTANT).any():
-            values = _pick(self.constants.held[node], wanted)
+            held = self.constants.held[node]  # 0 at the channels that are there
+            values = _pick(held, wanted)
         places, count = np.flatnonzero(both[wanted]), int(wanted.sum())
         scatter = layers.Scatter(places.tolist(), count, self._dim(node), values)
         return self._call(f"{self._name(node)}_scatter", scatter, found)
