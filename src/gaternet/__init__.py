@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
     from gaternet.checkpoint import load, save
+    from gaternet.compression import compress
     from gaternet.errors import UserError
     from gaternet.gate_points import GatePoint, find_gate_points, name_gate_points
     from gaternet.gater import Gater
@@ -35,6 +36,7 @@ __all__ = [
     "Serving",
     "UserError",
     "Verification",
+    "compress",
     "export",
     "find_gate_points",
     "gate_sparsity",
@@ -66,6 +68,7 @@ _HOMES = {
     "Serving": "runtime.serving",
     "UserError": "errors",
     "Verification": "verification",
+    "compress": "compression",
     "export": "runtime.export",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
@@ -80,7 +83,7 @@ _HOMES = {
 }
 
 
-_SUBPACKAGES = ("analysis", "runtime")
+_SUBPACKAGES = ("analysis", "compression", "runtime")
 
 
 def __getattr__(name: str) -> Any:

@@ -63,8 +63,8 @@ _CONV_FUNCTIONS = frozenset(
 _CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
 _PARTITIONS = frozenset({"chunk", "split", "tensor_split"})
 
-# They hand on slices or sums of their input, its dimensions where they were.
-_SAME_LAYOUT = _CONCATENATIONS | _OFFSETS | {"getitem", "roll", "flip", "pad"}
+# They hand on slices, sums or means of their input, its dimensions where they were.
+_SAME_LAYOUT = _CONCATENATIONS | _OFFSETS | {"getitem", "roll", "flip", "pad", "mean", "amax"}
 _ON_LAST_DIM = frozenset({"linear", "layer_norm", "rms_norm"})
 _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 
@@ -183,6 +183,13 @@ def sliced_input(graph: Graph, node: fx.Node) -> fx.Node | None:
     return source if all(part == slice(None) for part in others) else None
 
 
+def is_unsqueezed(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node makes features (N, C) into a feature map (N, C, 1, 1)."""
+    inputs = graph.inputs(node)
+    before = graph.shape(inputs[0]) if len(inputs) == 1 else None
+    return before is not None and len(before) == 2 and graph.shape(node) == (*before, 1, 1)
+
+
 def is_token_sum(graph: Graph, node: fx.Node) -> bool:
     """Whether a node adds two or more sequences of tokens (N, L, C) of its own shape."""
     return _is_sum(graph, node, rank=3)
@@ -226,7 +233,7 @@ def _made_dim(graph: Graph, node: fx.Node) -> int | None:
         return 1
     if type(module) in (nn.Linear, nn.LayerNorm, nn.RMSNorm) or name in _ON_LAST_DIM:
         return last
-    return None
+    return 1 if is_unsqueezed(graph, node) else None
 
 
 def _permuted(graph: Graph, node: fx.Node, before: int) -> int:

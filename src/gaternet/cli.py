@@ -100,6 +100,37 @@ def evaluate(
             presentation.evaluation(measured, as_json=json)
 
 
+def compress(
+    run: Positional[Path],
+    out: Path,
+    data: str | None = None,
+    split: Literal["train", "validation"] = "train",
+    images: int | None = None,
+    tolerance: int = 0,
+    plan: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Remove the filters that never open and the gates that never close; say what it changed.
+
+    Args:
+        run: Run directory.
+        out: Directory of the smaller run, its plan.json and report.json; it must be new.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images whose gates decide what goes; test images only serve the report.
+        images: How many of them, and of the test images, at most; none: all.
+        tolerance: Gates that open for fewer images go as well; 0: those that open for none.
+        plan: Plan of an earlier compression of the same run, in place of a new one.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.compression.command import CompressionRequest, compress_run
+
+    request = CompressionRequest(out, data, split, images, tolerance, plan, device)
+    presentation.compression(compress_run(run, request), str(out), as_json=json)
+
+
 def predict(
     run: Positional[Path],
     images: Annotated[
@@ -203,13 +234,13 @@ def bench_latency(
     device: str = "auto",
     json: Switch = False,
 ) -> None:
-    """Time a run against its dense, compiled, exported and slimmed forms; or, with --model, any network.
+    """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
 
     Args:
         run: Run directory; its own gates, on test images.
-        model: A network by name instead, such as timm/resnet50: fresh weights, random gates, no gater.
+        model: A network by name instead, such as timm/resnet50, with random gates and no gater.
         open_share: With --model: share of each layer's gates that is open.
-        points: With --model: gated layers; outer is the paper's, inner those before it in a branch.
+        points: With --model: gated layers; outer are the paper's, inner those before.
         block: With --model: neighbouring filters that one gate opens or closes.
         image_size: With --model: side of the images; none: the network's own.
         batches: Images that are computed at once.
@@ -266,6 +297,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "compress": compress,
     "export": export,
     "recipes": recipes,
     "ledger": ledger,

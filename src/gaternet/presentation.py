@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
+    from gaternet.compression.report import CompressionReport
     from gaternet.ledger import LedgerRow, MeasuredRun
     from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
@@ -199,6 +201,37 @@ def exported(result: "ExportResult", *, as_json: bool) -> None:
             shown += ", by rounding"
         console.print(f"{result.verified_with}, {shown}", soft_wrap=True)
     console.print(result.about["speed"], soft_wrap=True)
+
+
+def compression(report: "CompressionReport", out: str, *, as_json: bool) -> None:
+    """Print what compression removed, how equal both models are, and what unseen images say."""
+    if as_json:
+        _print_json(asdict(report))
+        return
+    before, after, unseen, proof = report.before, report.after, report.unseen, report.verification
+    table = _table(f"{out}", "before", "after")
+    table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
+    table.add_row("multiply-accumulates, all open", f"{before.macs:,}", f"{after.macs:,}")
+    table.add_row("gates", f"{before.gates:,}", f"{after.gates:,}")
+    open_shares = (f"{100 * size.open_share:.1f} %" for size in (before, after))
+    table.add_row("open per image, mean", *open_shares)
+    rates = (f"{100 * c / unseen.images:.2f} %" for c in (unseen.correct_before, unseen.correct))
+    table.add_row(f"{report.unseen_split} images classified correctly", *rates)
+    console = Console(markup=False, highlight=False)
+    console.print(table)
+    console.print(
+        f"{report.removed:,} gates never opened, {report.always_on:,} never closed, "
+        f"{report.unneeded:,} have no reader left, on {report.recorded:,} {report.split} images "
+        f"(tolerance {report.tolerance})",
+        f"recorded images: max|Δ logits| / max|logits| = {proof.logit_error:.1e}, {proof.flips:,} "
+        f"of {proof.gates:,} gates that are left differ ({proof.rounding_flips:,} by rounding)",
+        f"{report.unseen_split} images: the same class for {unseen.same_class:,} of "
+        f"{unseen.images:,}; {unseen.wanted_removed:,} wanted a removed filter, "
+        f"{unseen.wanted_closed:,} wanted one closed that is always open now",
+        *(f"not counted: {name} (× {calls})" for name, calls in report.uncounted.items()),
+        sep="\n",
+        soft_wrap=True,
+    )
 
 
 def imported(run: "Run") -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gaternet import backbones, checkpoint
 from gaternet.analysis import collect
 from gaternet.backbones import BackboneConfig
-from gaternet.commands import EvaluationRequest, load_split
+from gaternet.commands import split_images
 from gaternet.compression import compress
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
@@ -167,6 +167,6 @@ def _images(
     run: Run, split: SplitName, data: str | None, count: int, device: torch.device
 ) -> Tensor:
     """Return the first normalised images of a split, (count, C, H, W), fewer if there are fewer."""
-    found = load_split(run, EvaluationRequest(data, split))
+    found = split_images(run, data, split)
     batches = normalised_batches(found, run.config.recipe.data, device, count)
     return next(iter(batches)).contiguous()

@@ -1,13 +1,13 @@
 """The forms of one network that `gaternet bench latency` compares, each ready to run.
 
-    dense-eager         the plain backbone
-    dense-compiled      the same, torch.compile with frozen weights
-    dense-onnxruntime   the same, exported
-    masked              under gates as in training: everything is computed, then closed
-    compressed          masked too, after the filters that never open have left
-    runtime             `gaternet.runtime.compile`
-    slim-compiled       a plain network that has only as many filters as are open, compiled as the
-                        dense one: what skipping at run time cannot beat
+dense-eager         the plain backbone
+dense-compiled      the same, torch.compile with frozen weights
+dense-onnxruntime   the same, exported
+masked              under gates as in training: everything is computed, then closed
+compressed          masked too, after the filters that never open have left
+runtime             `gaternet.runtime.compile`
+slim-compiled       a plain network that has only as many filters as are open, compiled as the
+                    dense one: what skipping at run time cannot beat
 """
 
 import copy
@@ -28,7 +28,7 @@ from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, detach
 from gaternet.graph import trace
 from gaternet.model import GaterNet
-from gaternet.runtime.compiler import MaskedBackbone, compile, compile_backbone, masked_backbone
+from gaternet.runtime.compiler import compile, compile_backbone, masked_backbone
 from gaternet.runtime.export import export
 from gaternet.runtime.export_formats import Onnx, quiet
 
@@ -63,7 +63,9 @@ class Starters:
         self.ready: list[Contestant] = []
         self.missing: dict[str, str] = {}
 
-    def add(self, variant: str, share: float, macs: float, make: Callable[[], Callable[[], Any]]) -> None:
+    def add(
+        self, variant: str, share: float, macs: float, make: Callable[[], Callable[[], Any]]
+    ) -> None:
         try:
             with quiet():
                 run = make()

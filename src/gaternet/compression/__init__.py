@@ -1,0 +1,24 @@
+"""Filters that never open leave the network for good; gates that never close leave the gater."""
+
+from gaternet.compression.apply import apply, compress
+from gaternet.compression.network import CompressedBackbone
+from gaternet.compression.plan import (
+    CompressionPlan,
+    PointPlan,
+    fingerprint,
+    plan,
+    read_plan,
+    write_plan,
+)
+
+__all__ = [
+    "CompressedBackbone",
+    "CompressionPlan",
+    "PointPlan",
+    "apply",
+    "compress",
+    "fingerprint",
+    "plan",
+    "read_plan",
+    "write_plan",
+]
