@@ -132,7 +132,11 @@ def _compare(
     if not isinstance(expected, Tensor | list | tuple):
         raise UserError(f"it returns a {type(expected).__name__}, not tensors or a list of them")
     last = images.clone(memory_format=torch.channels_last)
-    apart = relative_error(form(last, gates), expected)
+    found = form(last, gates)
+    try:
+        apart = relative_error(found, expected)
+    except ValueError as error:  # of other shapes
+        raise UserError(f"its outputs would be others: {error}") from error
     if not apart <= TOLERANCE:
         raise UserError(f"its outputs would be {apart:.1e} of the largest away from the masked")
 
