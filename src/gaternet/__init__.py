@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gaternet.accounting import MacCounter, count_macs
     from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
     from gaternet.checkpoint import load, save
     from gaternet.errors import UserError
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from gaternet.gater import Gater
     from gaternet.graph import Graph, trace
     from gaternet.local import LocalGaterNet
-    from gaternet.losses import gate_sparsity, gated_cross_entropy, rate_loss
+    from gaternet.losses import budget_loss, gate_sparsity, gated_cross_entropy, rate_loss
     from gaternet.model import Decision, GatedModel, GaterNet, GaterNetOutput
     from gaternet.rivals import make_binarizer
     from gaternet.verification import Verification, verify
@@ -28,8 +29,11 @@ __all__ = [
     "Graph",
     "ImprovedSemHash",
     "LocalGaterNet",
+    "MacCounter",
     "UserError",
     "Verification",
+    "budget_loss",
+    "count_macs",
     "find_gate_points",
     "gate_sparsity",
     "gated_cross_entropy",
@@ -55,8 +59,11 @@ _HOMES = {
     "Graph": "graph",
     "ImprovedSemHash": "binarizers",
     "LocalGaterNet": "local",
+    "MacCounter": "accounting",
     "UserError": "errors",
     "Verification": "verification",
+    "budget_loss": "losses",
+    "count_macs": "accounting",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
     "gated_cross_entropy": "losses",
