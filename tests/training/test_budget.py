@@ -131,6 +131,20 @@ def test_threshold_is_where_the_samples_need_the_target() -> None:
         assert share == pytest.approx(target, rel=1e-3)
 
 
+def test_threshold_outlives_a_run_that_was_killed_before_its_result(tmp_path: Path) -> None:
+    recipe = replace(EFFICIENT, epochs=1, pretrain=())
+    run = train(recipe, Sources("digits"), tmp_path / "run", on_cpu())
+    before = run.result
+    assert before is not None
+    model = gaternet.load(run.path)
+    assert isinstance(model, GaterNet)
+    assert model.binarizer.threshold != 0
+    (run.path / "result.json").unlink()
+    after = train(recipe, Sources("digits"), tmp_path / "run", on_cpu(), resume=True).result
+    assert after is not None
+    assert after["gates"] == before["gates"]
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = replace(PLAIN, epochs=8)
