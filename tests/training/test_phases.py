@@ -36,6 +36,7 @@ RESULT_KEYS = {
 }  # fmt: skip
 GATE_KEYS = {
     "total", "always_on", "always_off", "input_dependent", "mean_open", "near_threshold",
+    "needed_macs", "backbone_macs",
 }  # fmt: skip
 
 
