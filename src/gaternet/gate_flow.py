@@ -10,6 +10,7 @@ left. Costs, compression and the runtime all read this; none follows the gates a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -105,11 +106,11 @@ def _zeros_after(graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates]) -> Ga
     if (sliced := _sliced(graph, node)) is not None:
         source, first = sliced
         return _of(graph, source, zeros)[first : first + count]
-    source = handed_on(graph, node)
-    if source is None or source not in zeros:
+    given = handed_on(graph, node)
+    if given is None or given not in zeros:
         return None
     kept = channels.keeps_zero(graph, node) or any(keeps(graph, node) for keeps in _HAND_ON)
-    return _spread(zeros[source], count) if kept and not _has_bias(graph, node) else None
+    return _spread(zeros[given], count) if kept and not _has_bias(graph, node) else None
 
 
 def _unneeded_by_all(graph: Graph, node: fx.Node, unneeded: dict[fx.Node, Gates]) -> Gates | None:
@@ -279,4 +280,5 @@ def _groups(graph: Graph, node: fx.Node) -> int:
         return getattr(module, "groups", 1)
     if channels.operation(node) == "linear":
         return 1
-    return node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    groups: Any = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return groups

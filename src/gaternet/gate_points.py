@@ -20,7 +20,6 @@ from torch.fx import Node
 from gaternet import structure
 from gaternet.graph import Graph
 
-
 UNGATED = -1
 """In place of a gate: a channel that no gate closes."""
 

@@ -39,14 +39,14 @@ def test_conv_norm_relu_conv_is_sliced_as_by_hand() -> None:
     small = compress(model, record, input_size=(3, 8, 8))
     left = network(small)
     kept = [0, 2]
-    assert torch.equal(left.get_parameter("0.weight"), backbone[0].weight[kept])
-    assert torch.equal(left.get_parameter("0.bias"), backbone[0].bias[kept])
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        assert torch.equal(getattr(left.get_submodule("1"), name), getattr(backbone[1], name)[kept])
-    assert torch.equal(left.get_parameter("3.weight"), backbone[3].weight[:, kept])
-    assert torch.equal(left.get_parameter("3.bias"), backbone[3].bias)
-    last = small.gater.get_submodule("head.fc2")
-    assert torch.equal(last.weight, model.gater.get_submodule("head.fc2").weight[[0]])
+    before, after = backbone.state_dict(), left.state_dict()
+    norm = (f"1.{name}" for name in ("weight", "bias", "running_mean", "running_var"))
+    for name in ("0.weight", "0.bias", *norm):
+        assert torch.equal(after[name], before[name][kept])
+    assert torch.equal(after["3.weight"], before["3.weight"][:, kept])
+    assert torch.equal(after["3.bias"], before["3.bias"])
+    for name in ("head.fc2.weight", "head.fc2.bias"):
+        assert torch.equal(small.gater.get_parameter(name), model.gater.get_parameter(name)[[0]])
     assert columns_of(small) == [0]
     assert small.points[0].gate_of == (0, -1)
     assert distance(model, small, record, 8) < 1e-12

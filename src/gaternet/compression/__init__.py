@@ -1,7 +1,7 @@
 """Filters that never open leave the network for good; gates that never close leave the gater."""
 
 from gaternet.compression.apply import apply, compress
-from gaternet.compression.network import CompressedBackbone
+from gaternet.compression.network import CompressedBackbone, backbone_of
 from gaternet.compression.plan import (
     CompressionPlan,
     PointPlan,
@@ -16,6 +16,7 @@ __all__ = [
     "CompressionPlan",
     "PointPlan",
     "apply",
+    "backbone_of",
     "compress",
     "fingerprint",
     "plan",

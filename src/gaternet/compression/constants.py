@@ -54,7 +54,7 @@ def _value(
         # A depthwise filter reads its own channel alone.
         apart = is_depthwise(graph, node)
         made = weight.flatten(1).sum(1) * given[0] if apart else response(weight, given[0])
-        return made if layer.bias is None else made + layer.bias
+        return made if layer.bias is None else made + layer.get_parameter("bias")
     if channels.is_addition(graph, node):
         return torch.stack(given).sum(0)
     if parts := joined(graph, node):

@@ -1,8 +1,8 @@
 """The smaller network: every operation of the graph that is still needed, with what is left of it.
 
-    x + branch, a fifth of the branch's filters left    →    x + Scatter(smaller branch)
-    dense layer whose new channels are all closed       →    gone, and so is its bottleneck
-    reader of a constant channel                        →    smaller, the constant in its bias
+x + branch, a fifth of the branch's filters left    →    x + Scatter(smaller branch)
+dense layer whose new channels are all closed       →    gone, and so is its bottleneck
+reader of a constant channel                        →    smaller, the constant in its bias
 """
 
 import operator
@@ -137,9 +137,7 @@ class _Surgeon:
     def _reshape(self, node: fx.Node, source: fx.Node, present: Mask) -> fx.Node:
         if channels.is_unsqueezed(self.graph, node):
             index = (slice(None), slice(None), None, None)
-            return self.fx.call_function(
-                operator.getitem, (self._fetch(source, present), index)
-            )
+            return self.fx.call_function(operator.getitem, (self._fetch(source, present), index))
         given = self._fetch(source, present.reshape(len(self.states.kinds[source]), -1)[:, 0])
         if channels.operation(node) in ("mean", "amax", "sum", "squeeze"):
             return self._repeat(node, {source: given})
@@ -257,7 +255,9 @@ class _Surgeon:
 
     def _check_in_place(self, node: fx.Node) -> None:
         for given in self.graph.inputs(node):
-            later = [r for r in self.graph.readers(given) if self.graph.order(r) > self.graph.order(node)]
+            later = [
+                r for r in self.graph.readers(given) if self.graph.order(r) > self.graph.order(node)
+            ]
             if later:
                 raise UserError(
                     f"`{self._name(node)}` overwrites its input, which `{self._name(later[0])}` "

@@ -1,19 +1,21 @@
-"""Models under gates that are fixed at random, and how far a compressed one is from the masked."""
+"""Models under gates fixed at random, and how far a compressed one is from the masked."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gaternet import Gater, GaterNet, GatePoint
+from gaternet import GatePoint, Gater, GaterNet
 from gaternet.analysis import GateRecord
-from gaternet.compression import CompressedBackbone
+from gaternet.compression import backbone_of
 from gaternet.model import Points
 from small_networks import conv
 
 IMAGES = 12
 
 
-def gated(backbone: nn.Module, size: tuple[int, int, int], points: Points | None = None) -> GaterNet:
+def gated(
+    backbone: nn.Module, size: tuple[int, int, int], points: Points | None = None
+) -> GaterNet:
     """Return a float64 model in evaluation mode, its norms and biases away from 0 and 1."""
     pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
     extractor = nn.Sequential(conv(size[0], 4), nn.ReLU(), *pool)
@@ -31,6 +33,7 @@ def record_of(model: GaterNet, off: float, on: float, seed: int = 0) -> GateReco
     gates = generator.random((IMAGES, model.gate_count)) < 0.5
     gates[0], gates[1] = True, False  # whatever is neither off nor on is seen both ways
     fate = generator.random(model.gate_count)
+    fate[-1] = 0.5  # one at least is left
     gates[:, fate < off] = False
     gates[:, fate > 1 - on] = True
     return GateRecord(np.packbits(gates, axis=1), model.slices)
@@ -44,8 +47,7 @@ def record_with(model: GaterNet, off: list[int], on: list[int]) -> GateRecord:
 
 
 def columns_of(small: GaterNet) -> list[int]:
-    assert isinstance(small.backbone, CompressedBackbone)
-    return list(small.backbone.columns)
+    return list(backbone_of(small).columns)
 
 
 @torch.no_grad()
