@@ -103,8 +103,8 @@ def _zeros_after(graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates]) -> Ga
     parts = joined(graph, node)
     if parts:
         return tuple(gate for part in parts for gate in _of(graph, part, zeros))
-    if (sliced := _sliced(graph, node)) is not None:
-        source, first = sliced
+    if (part := sliced(graph, node)) is not None:
+        source, first = part
         return _of(graph, source, zeros)[first : first + count]
     given = handed_on(graph, node)
     if given is None or given not in zeros:
@@ -261,7 +261,7 @@ def joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
     return [part for part in parts if isinstance(part, fx.Node)]
 
 
-def _sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
+def sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
     """What x[:, a:b] is taken from, and a; None for anything else."""
     source = channels.sliced_input(graph, node)
     if source is None or source not in graph.inputs(node):  # a chunk's place is not looked up

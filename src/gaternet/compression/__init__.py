@@ -10,10 +10,12 @@ from gaternet.compression.plan import (
     read_plan,
     write_plan,
 )
+from gaternet.compression.report import Masked
 
 __all__ = [
     "CompressedBackbone",
     "CompressionPlan",
+    "Masked",
     "PointPlan",
     "apply",
     "backbone_of",
