@@ -103,10 +103,12 @@ def _handed_zeros(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -
     if count is None:
         return None
     if channels.is_addition(graph, node):
-        return common(_of(graph, given, zeros) for given in graph.inputs(node))
+        nothing = (UNGATED,) * count
+        return common(zeros.get(given, nothing) for given in graph.inputs(node))
     parts = joined(graph, node)
     if parts:
-        return tuple(gate for part in parts for gate in _of(graph, part, zeros))
+        found = tuple(gate for part in parts for gate in _of(graph, part, zeros))
+        return found if len(found) == count else None  # a part's channels are not known
     if (part := sliced(graph, node)) is not None:
         source, first = part
         return _of(graph, source, zeros)[first : first + count]
@@ -139,8 +141,10 @@ def _unneeded_by(
     if parts:
         if parts.count(node) != 1:
             return nothing
-        before = parts[: parts.index(node)]
-        start = sum(channel_count(graph, part) or 0 for part in before)
+        before = [channel_count(graph, part) for part in parts[: parts.index(node)]]
+        if None in before:
+            return nothing
+        start = sum(count or 0 for count in before)
         return behind[start : start + count]
     # Not a product's scale: where its feature map is not needed, neither is it.
     channelwise = handed_on(graph, reader) is node or _is_scale(graph, reader, node)
