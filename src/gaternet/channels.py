@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import (
     _CircularPadNd,
@@ -104,9 +104,19 @@ def is_norm(graph: Graph, node: fx.Node) -> bool:
 
 
 def shares_statistics(graph: Graph, node: fx.Node) -> bool:
-    """Whether a node normalises each channel by what is in other channels, as GroupNorm does."""
-    apart = isinstance(graph.module(node), _NormBase) or operation(node) in _NORMS_APART
+    """Whether a node normalises each channel by what is in other channels, as GroupNorm does, or
+    by what is in other images, as BatchNorm does that keeps no statistics.
+    """
+    module = graph.module(node)
+    if is_batch_dependent(module):
+        return True
+    apart = isinstance(module, _NormBase) or operation(node) in _NORMS_APART
     return is_norm(graph, node) and not apart
+
+
+def is_batch_dependent(module: nn.Module | None) -> bool:
+    """Whether in evaluation what a module makes of an image depends on the rest of the batch."""
+    return isinstance(module, _BatchNorm) and module.running_var is None
 
 
 def is_activation(graph: Graph, node: fx.Node) -> bool:

@@ -74,7 +74,9 @@ def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
         if found and any(gate != UNGATED for gate in found):
             unneeded[node] = found
     filters = [node for node in graph.fx.nodes if channels.is_filter(graph, node)]
-    layers = tuple(_layer(graph, node, zeros, unneeded) for node in filters)
+    # Not what reads a parameter only: it is the same for every image.
+    reading = [node for node in filters if graph.inputs(node)]
+    layers = tuple(_layer(graph, node, zeros, unneeded) for node in reading)
     return GateFlow(graph, tuple(points), zeros, unneeded, layers)
 
 
@@ -103,15 +105,13 @@ def _handed_zeros(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -
     if count is None:
         return None
     if channels.is_addition(graph, node):
-        nothing = (UNGATED,) * count
-        return common(zeros.get(given, nothing) for given in graph.inputs(node))
+        return common(_of(given, count, zeros) for given in graph.inputs(node))
     parts = joined(graph, node)
     if parts:
-        found = tuple(gate for part in parts for gate in _of(graph, part, zeros))
-        return found if len(found) == count else None  # a part's channels are not known
+        return tuple(gate for part in parts for gate in _of(part, _width(graph, part), zeros))
     if (part := sliced(graph, node)) is not None:
         source, first = part
-        return _of(graph, source, zeros)[first : first + count]
+        return _of(source, _width(graph, source), zeros)[first : first + count]
     whole = handed_on(graph, node)
     if whole is None or whole not in zeros or _has_bias(graph, node):
         return None
@@ -141,10 +141,8 @@ def _unneeded_by(
     if parts:
         if parts.count(node) != 1:
             return nothing
-        before = [channel_count(graph, part) for part in parts[: parts.index(node)]]
-        if None in before:
-            return nothing
-        start = sum(count or 0 for count in before)
+        before = parts[: parts.index(node)]
+        start = sum(_width(graph, part) for part in before)
         return behind[start : start + count]
     # Not a product's scale: where its feature map is not needed, neither is it.
     channelwise = handed_on(graph, reader) is node or _is_scale(graph, reader, node)
@@ -156,18 +154,32 @@ def _layer(
 ) -> FilterLayer:
     (given, *_) = graph.inputs(node)
     name = str(node.target) if node.op == "call_module" else graph.layer(node) or node.name
+    rank = len(graph.shape(given) or ())
+    # Of a conv they are dimension 1, also where a reshape before it hides that.
+    read = _width(graph, given) if rank == 4 and not _is_linear(graph, node) else None
     return FilterLayer(
         node,
         name,
-        _of(graph, given, zeros),
-        _of(graph, node, unneeded),
+        _of(given, read or channel_count(graph, given) or 0, zeros),
+        _of(node, channel_count(graph, node) or 0, unneeded),
         _groups(graph, node),
         graph.node_macs(node),
     )
 
 
-def _of(graph: Graph, node: fx.Node, gates: Mapping[fx.Node, Gates]) -> Gates:
-    return gates.get(node) or (UNGATED,) * (channel_count(graph, node) or 0)
+def _of(node: fx.Node, count: int, gates: Mapping[fx.Node, Gates]) -> Gates:
+    return gates.get(node) or (UNGATED,) * count
+
+
+def _width(graph: Graph, node: fx.Node) -> int:
+    """The size of dimension 1, where a node is known to be (N, C, H, W) by what reads it."""
+    shape = graph.shape(node)
+    assert shape is not None
+    return shape[1]
+
+
+def _is_linear(graph: Graph, node: fx.Node) -> bool:
+    return isinstance(graph.module(node), nn.Linear) or channels.operation(node) == "linear"
 
 
 def common(several: Iterable[Gates]) -> Gates:
@@ -270,7 +282,7 @@ def _groups(graph: Graph, node: fx.Node) -> int:
     module = graph.module(node)
     if module is not None:
         return getattr(module, "groups", 1)
-    if channels.operation(node) == "linear":
+    if _is_linear(graph, node):
         return 1
     groups: Any = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return groups
