@@ -1,10 +1,11 @@
 """Layers to compute by the Triton kernels; as a program, it computes them in Triton's interpreter.
 
-    TRITON_INTERPRET=1 python triton_cases.py OUTPUTS.pt
+    TRITON_INTERPRET=1 python triton_cases.py RESULTS.pt
 
 Triton decides when it is imported whether it interprets, so that takes a process of its own.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from gaternet.runtime.operator import (
     LANES,
+    Geometry,
     gated_conv2d_add_reference,
     gated_conv2d_reference,
     pack_bias,
@@ -68,6 +70,7 @@ CASES = (
     Case("added, all closed, no ReLU", filters=24, share=0.0, block=8, adds=True, relu=False),
     Case("added, channels first", filters=24, adds=True, channels_last=False),
     Case("channels first", channels=20, image=(4, 6), channels_last=False),
+    Case("one of everything", 1, 1, 1, (1, 1), share=1.0),
     Case("half", channels=48, dtype=torch.float16),
 )
 # Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
@@ -110,8 +113,8 @@ def operands_of(case: Case, poisoned: bool = False) -> Operands:
     packed = pack_weight(weight), pack_bias(bias)
     moves = case.stride, case.padding, case.dilation, case.relu
     operands = (x, *packed, gates, inputs.int(), outputs.int(), *moves)
-    output = gated_conv2d_reference(*operands)
-    before = draw(*output.shape)
+    sides = Geometry(*moves[:3]).output(case.image, case.kernel)
+    before = draw(case.samples, case.filters, *sides)
     if case.rectified:
         before.relu_()
     if case.channels_last:
@@ -161,17 +164,45 @@ def computed(case: Case, device: str = "cpu") -> Tensor:
     return operands.before
 
 
+def products_of(case: Case, tile: tuple[int, int, int]) -> int:
+    """How many products of blocks a case takes: a loop over what its gates leave open."""
+    pixels, filters, channels = tile
+    _, _, _, gates, inputs, outputs, *_ = operands_of(case).given
+    _, _, *sides = operands_of(case).before.shape
+    count = 0
+    for sample in gates:
+        by_side = [
+            sum(any(gate < 0 or sample[gate] for gate in block) for block in columns.split(LANES))
+            for columns in (inputs, outputs)
+        ]
+        steps = math.prod(case.kernel) * math.ceil(by_side[0] * LANES / channels)
+        tiles = math.ceil(math.prod(sides) / pixels) * math.ceil(by_side[1] * LANES / filters)
+        count += steps * tiles
+    return count
+
+
 def main() -> None:
-    """Compute all cases, each by the tiles that it names."""
+    """Compute all cases, each by the tiles that it names, and count their products of blocks."""
+    from triton.runtime.interpreter import interpreter_builder
+
     from gaternet.runtime import cuda
 
-    outputs = {}
-    by_shape = cuda.tile_for
+    results = {}
+    by_shape, multiply = cuda.tile_for, interpreter_builder.create_dot
+    products = 0
+
+    def counted(*operands: Any) -> Any:
+        nonlocal products
+        products += 1
+        return multiply(*operands)
+
+    interpreter_builder.create_dot = counted
     for case in CASES:
         tile = None if case.tile is None else cuda.Tile(*case.tile)
         cuda.tile_for = by_shape if tile is None else lambda *_, tile=tile: tile
-        outputs[case.name] = computed(case)
-    torch.save(outputs, sys.argv[1])
+        products = 0
+        results[case.name] = computed(case), products
+    torch.save(results, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from gaternet.gate_flow import follow
 from gaternet.gate_points import GateHolder, GatePoint, attach, detach
 from gaternet.graph import trace
 from gaternet.model import GatedModel, GaterNet, GaterNetOutput
-from gaternet.runtime.build import load_cpu_kernels
+from gaternet.runtime.build import load_kernels
 from gaternet.runtime.lowering import Unit, find_units, lower, unit_module, unit_name
 from gaternet.verification import relative_error
 
@@ -180,7 +180,7 @@ def compile_backbone(
     images, gates: examples (N, C, H, W) and (N, G), 0 or 1, that it is timed on
     """
     backbone = copy.deepcopy(backbone).eval()
-    slow = load_cpu_kernels() if images.device.type == "cpu" else None
+    slow = load_kernels(images.device)
     masked = CompiledBackbone(_masked(backbone, points), Report(slow_because=slow))
     images = images.contiguous(memory_format=torch.channels_last)
     try:

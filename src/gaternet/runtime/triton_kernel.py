@@ -14,16 +14,16 @@ _LANES = tl.constexpr(LANES)
 
 @triton.jit
 def _sort_side(
-    gates: tl.tensor, columns: tl.tensor, count: tl.tensor, order: tl.tensor, BLOCKS: tl.constexpr
+    gates: tl.tensor, gates_of: tl.tensor, count: tl.tensor, order: tl.tensor, BLOCKS: tl.constexpr
 ) -> None:
-    # order[0] ← how many blocks are open; then each block, open ones first. A block is its number,
-    # shifted, and a bit for each of its 16 channels that is open.
+    # order[0] ← how many blocks are open; order[1:] ← all blocks, open ones first: in the upper half
+    # the block's number, in the lower one a bit for each of its 16 channels that is open.
     block = tl.arange(0, BLOCKS)
     lane = tl.arange(0, _LANES)[None, :]
     channel = block[:, None] * _LANES + lane
-    column = tl.load(columns + channel, mask=channel < count, other=0)
-    gated = (channel < count) & (column >= 0)
-    gate = tl.load(gates + tl.maximum(column, 0), mask=gated, other=1.0)
+    gate_at = tl.load(gates_of + channel, mask=channel < count, other=0)
+    gated = (channel < count) & (gate_at >= 0)
+    gate = tl.load(gates + tl.maximum(gate_at, 0), mask=gated, other=1.0)
     channel_open = ((gate != 0) & (channel < count)).to(tl.int32)
     bits = tl.sum(channel_open << lane, axis=1)
     block_open = (bits != 0).to(tl.int32)
@@ -98,7 +98,7 @@ def convolve(
     # Blocks come from memory, in any order: the hints say that their 16 lanes still lie in a row.
     in_weight = block * (taps * channels * _LANES) + lane
     in_weight = tl.max_contiguous(tl.multiple_of(in_weight, _LANES), _LANES)
-    filter = tl.max_contiguous(tl.multiple_of(block * _LANES + lane, _LANES), _LANES)
+    filter_at = tl.max_contiguous(tl.multiple_of(block * _LANES + lane, _LANES), _LANES)
 
     pixel = (tl.program_id(0) % tiles) * PIXELS + tl.arange(0, PIXELS)
     top = pixel // columns * stride[0] - padding[0]
@@ -135,13 +135,13 @@ def convolve(
         )
         sums = tl.dot(given, filters_there, sums, input_precision=PRECISION)
 
-    exists &= filter < filters
-    column = tl.load(output_gates + filter, mask=exists, other=0)
-    gated = exists & (column >= 0)
-    gate = tl.load(gates + sample * gate_count + tl.maximum(column, 0), mask=gated, other=1.0)
-    offset = tl.load(bias + filter, mask=exists, other=0.0)
+    exists &= filter_at < filters
+    gate_at = tl.load(output_gates + filter_at, mask=exists, other=0)
+    gated = exists & (gate_at >= 0)
+    gate = tl.load(gates + sample * gate_count + tl.maximum(gate_at, 0), mask=gated, other=1.0)
+    offset = tl.load(bias + filter_at, mask=exists, other=0.0)
     value = tl.where((gate != 0)[None, :], gate[None, :] * (sums + offset[None, :]), 0.0)
-    to = y + sample * rows * columns * filters + pixel[:, None] * filters + filter[None, :]
+    to = y + sample * rows * columns * filters + pixel[:, None] * filters + filter_at[None, :]
     mask = (pixel < rows * columns)[:, None] & exists[None, :]
     if ADDS:
         value += tl.load(to, mask=mask, other=0.0)
