@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 
 from gaternet.accounting import MacCounter, count_macs
@@ -183,10 +184,9 @@ def slimmed(
 def _frozen(network: nn.Module, images: Tensor) -> Callable[[], Any]:
     """Return a network compiled for one shape, its weights constants, layouts chosen for them."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
-    torch._dynamo.reset()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no matter
     # Around the first run: as an option of torch.compile it would come too late for the trace.
-    with inductor.patch(freezing=True):
+    with inductor.patch(freezing=True), dynamo.patch(recompile_limit=64):
         return _call(torch.compile(network, dynamic=False), _channels_last(images))
 
 
