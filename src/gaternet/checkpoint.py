@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,9 @@ def describe(model: nn.Module) -> ModelConfig:
     """
     if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))
-    backbone = model.backbone
-    compressed = isinstance(backbone, CompressedBackbone)
+    compressed = model.backbone if isinstance(model.backbone, CompressedBackbone) else None
     return ModelConfig(
-        _whole_backbone(backbone) if compressed else backbones.describe(backbone),
+        _whole_backbone(compressed) if compressed else backbones.describe(model.backbone),
         _describe_gater(model.gater) if isinstance(model, GaterNet) else None,
         model.points,
         model.binarizer.threshold,
@@ -111,7 +111,7 @@ def describe(model: nn.Module) -> ModelConfig:
         if isinstance(model, LocalGaterNet)
         else None,
         _describe_binarizer(model.binarizer),
-        backbone.plan if compressed else None,
+        compressed.plan if compressed else None,
     )
 
 
@@ -192,9 +192,11 @@ def save(model: nn.Module, directory: str | Path) -> None:
     Raises UserError where the directory exists or the architecture cannot be built again by name.
     """
     config = describe(model)
-    with torch.device("meta"):
+    rebuilt = None
+    with torch.device("meta"), suppress(ValueError):  # of gate points that are not there
         rebuilt = build(config)
-    if _shapes(rebuilt) != _shapes(model) or _layers(rebuilt) != _layers(model):
+    same = rebuilt and _shapes(rebuilt) == _shapes(model) and _layers(rebuilt) == _layers(model)
+    if not same:
         raise UserError(
             f"{config.backbone.name} built by name differs from this model (options that change "
             "its layers?); save its state_dict() and build it in your own code"

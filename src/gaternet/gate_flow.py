@@ -10,6 +10,7 @@ left. Costs, compression and the runtime all read this; none follows the gates a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -108,8 +109,8 @@ def _handed_zeros(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -
     parts = joined(graph, node)
     if parts:
         return tuple(gate for part in parts for gate in _of(part, _width(graph, part), zeros))
-    if (sliced := _sliced(graph, node)) is not None:
-        source, first = sliced
+    if (part := sliced(graph, node)) is not None:
+        source, first = part
         return _of(source, _width(graph, source), zeros)[first : first + count]
     whole = handed_on(graph, node)
     if whole is None or whole not in zeros or _has_bias(graph, node):
@@ -264,7 +265,7 @@ def joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
     return [part for part in parts if isinstance(part, fx.Node)]
 
 
-def _sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
+def sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
     """What x[:, a:b] is taken from, and a; None for anything else."""
     source = channels.sliced_input(graph, node)
     if source is None or source not in graph.inputs(node):  # a chunk's place is not looked up
@@ -283,6 +284,5 @@ def _groups(graph: Graph, node: fx.Node) -> int:
         return getattr(module, "groups", 1)
     if _is_linear(graph, node):
         return 1
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    assert isinstance(groups, int)
+    groups: Any = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return groups

@@ -129,10 +129,11 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
         _print_json([asdict(row) for row in found.rows])
         return
     console = Console(markup=False, highlight=False)
+    console.print(f"{found.title} on {found.hardware}: forms measured in turns, MACs per image\n")
     for batch in dict.fromkeys(row.batch for row in found.rows):
         rows = [row for row in found.rows if row.batch == batch]
         images = "1 image" if batch == 1 else f"{batch} images"
-        table = _table(f"{found.title}, {images}", "median", "95 % interval", "p95", "open", "MACs")
+        table = _table(images, "median", "95 % interval", "p95", "open", "MACs")
         for row in rows:
             low, high = row.interval_ms
             table.add_row(
@@ -146,7 +147,6 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
         console.print(table)
     for variant, reason in found.missing.items():
         console.print(f"not measured: {variant}: {reason}")
-    console.print(f"measured in turns on {found.hardware}; multiply-accumulates are per image")
     if figure is not None:
         console.print(f"figure: {figure}")
 

@@ -35,7 +35,8 @@ class Verification:
 class Reference(Protocol):
     """A gated model, or what decides and answers like one."""
 
-    training: bool
+    @property
+    def training(self) -> bool: ...
 
     @property
     def binarizer(self) -> Binarizer: ...

@@ -5,19 +5,20 @@ import copy
 import pytest
 import timm
 import torch
-from random_gates import blocks, distance, gated, inner_points, parameters, record_of, record_with
 from torch import nn
 
 from gaternet import GaterNet, compress, find_gate_points, trace
 from gaternet.backbones import BackboneConfig, create
+from random_gates import blocks, distance, gated, inner_points, parameters, record_of, record_with
 
-OWN = ("resnet8", "resnet8-identity", "resnet8-se", "resnet11-preact", "densenet-bc-10-4")
+OWN = ("resnet8", "resnet8-identity", "resnet8-se", "resnet11-preact", "densenet-bc-16-4")
 OWN_DEEP = ("resnet20", "resnet29-preact", "densenet-bc-22-12", "shake-shake-26-2x8d")
-TIMM = {
-    "resnet50": 64, "vgg11_bn": 32, "densenet121": 64, "mobilenetv3_small_050": 64,
-    "inception_v4": 139, "efficientnet_b0": 64, "regnety_002": 64, "hrnet_w18_small": 64,
-    "resnext50_32x4d": 64, "convnext_atto": 64, "ghostnet_050": 64, "repvgg_a0": 64,
-}
+TIMM = (
+    *(("resnet50", 64), ("vgg11_bn", 32), ("densenet121", 64), ("mobilenetv3_small_050", 64)),
+    *(("inception_v4", 139), ("efficientnet_b0", 64), ("regnety_002", 64), ("repvgg_a0", 64)),
+    *(("hrnet_w18_small", 64), ("resnext50_32x4d", 64), ("ghostnet_050", 64)),
+    ("convnext_atto", 64),
+)
 
 
 def own(name: str, side: int = 8) -> nn.Module:
@@ -57,10 +58,10 @@ def test_deep_backbones(name: str, inner: bool, off: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("inner", [False, True], ids=["paper", "inner"])
-@pytest.mark.parametrize("name", TIMM)
-def test_timm_backbones(name: str, inner: bool) -> None:
+@pytest.mark.parametrize(("name", "side"), TIMM)
+def test_timm_backbones(name: str, side: int, inner: bool) -> None:
     torch.manual_seed(0)
-    backbone, side = timm.create_model(name, num_classes=5), TIMM[name]
+    backbone = timm.create_model(name, num_classes=5)
     if inner and not inner_points(backbone):
         pytest.skip("no BatchNorm")
     points = inner_points(backbone) if inner else None

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from random_gates import columns_of, distance, gated, parameters, record_with
 from torch import Tensor, nn
 
 from gaternet import GaterNet, UserError, compress, trace
 from gaternet.compression import plan
 from gaternet.compression.layers import Constant, Scatter
 from gaternet.rivals import SoftGates
+from random_gates import columns_of, distance, gated, parameters, record_with
 from small_networks import Block, ResidualNet, conv
 
 
@@ -39,14 +39,14 @@ def test_conv_norm_relu_conv_is_sliced_as_by_hand() -> None:
     small = compress(model, record, input_size=(3, 8, 8))
     left = network(small)
     kept = [0, 2]
-    assert torch.equal(left.get_parameter("0.weight"), backbone[0].weight[kept])
-    assert torch.equal(left.get_parameter("0.bias"), backbone[0].bias[kept])
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        assert torch.equal(getattr(left.get_submodule("1"), name), getattr(backbone[1], name)[kept])
-    assert torch.equal(left.get_parameter("3.weight"), backbone[3].weight[:, kept])
-    assert torch.equal(left.get_parameter("3.bias"), backbone[3].bias)
-    last = small.gater.get_submodule("head.fc2")
-    assert torch.equal(last.weight, model.gater.get_submodule("head.fc2").weight[[0]])
+    before, after = backbone.state_dict(), left.state_dict()
+    norm = (f"1.{name}" for name in ("weight", "bias", "running_mean", "running_var"))
+    for name in ("0.weight", "0.bias", *norm):
+        assert torch.equal(after[name], before[name][kept])
+    assert torch.equal(after["3.weight"], before["3.weight"][:, kept])
+    assert torch.equal(after["3.bias"], before["3.bias"])
+    for name in ("head.fc2.weight", "head.fc2.bias"):
+        assert torch.equal(small.gater.get_parameter(name), model.gater.get_parameter(name)[[0]])
     assert columns_of(small) == [0]
     assert small.points[0].gate_of == (0, -1)
     assert distance(model, small, record, 8) < 1e-12
@@ -156,6 +156,16 @@ def test_all_filters_of_an_inner_layer_gone_leaves_what_its_norms_make_of_nothin
     assert distance(model, small, record, 8) < 1e-12
 
 
+def test_a_constant_branch_is_still_added() -> None:
+    torch.manual_seed(0)
+    model = gated(ResidualNet(), (3, 8, 8), ["1.branch.1", "2.branch.4"])
+    record = record_with(model, off=[0, 1, 2, 3], on=[])
+    small = compress(model, record, input_size=(3, 8, 8))
+    assert len(of_type(small, Constant)) == 1
+    assert not any(name.startswith("1.branch.3") for name in network(small).state_dict())
+    assert distance(model, small, record, 8) < 1e-12
+
+
 class OverwritesLate(nn.Module):
     """A ReLU in place, and a reader of what it overwrote."""
 
@@ -173,6 +183,31 @@ def test_what_is_overwritten_and_read_later_is_refused() -> None:
     model = gated(OverwritesLate(), (3, 8, 8), ["left"])
     with pytest.raises(UserError, match="`act` overwrites its input, which `right` reads later"):
         compress(model, record_with(model, [0], []), input_size=(3, 8, 8))
+
+
+class Sliced(nn.Module):
+    """Two readers of parts of one gated conv (GhostNet, Res2Net)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(3, 8), nn.BatchNorm2d(8)
+        self.left, self.right, self.head = conv(3, 6), conv(4, 6, 1), head()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return self.head(self.left(x[:, :3]) + self.right(x[:, 4:]))
+
+
+@pytest.mark.parametrize(("point", "left"), [("norm", (1, 3)), ("conv", (3, 3))])
+def test_slices_lose_their_own_channels(point: str, left: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = gated(Sliced(), (3, 8, 8), [point])
+    record = record_with(model, off=[0, 2, 5], on=[])
+    small = compress(model, record, input_size=(3, 8, 8))
+    inputs = tuple(network(small).get_submodule(name).in_channels for name in ("left", "right"))
+    assert inputs == left  # behind the conv there are constants, which a border tells from zeros
+    assert network(small).get_submodule("conv").out_channels == 4  # nobody reads channel 3
+    assert distance(model, small, record, 8) < 1e-12
 
 
 def in_place() -> nn.Module:

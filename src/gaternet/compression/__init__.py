@@ -1,7 +1,7 @@
 """Filters that never open leave the network for good; gates that never close leave the gater."""
 
 from gaternet.compression.apply import apply, compress
-from gaternet.compression.network import CompressedBackbone
+from gaternet.compression.network import CompressedBackbone, backbone_of
 from gaternet.compression.plan import (
     CompressionPlan,
     PointPlan,
@@ -10,12 +10,15 @@ from gaternet.compression.plan import (
     read_plan,
     write_plan,
 )
+from gaternet.compression.report import Masked
 
 __all__ = [
     "CompressedBackbone",
     "CompressionPlan",
+    "Masked",
     "PointPlan",
     "apply",
+    "backbone_of",
     "compress",
     "fingerprint",
     "plan",

@@ -11,6 +11,7 @@ from gaternet import checkpoint
 from gaternet.analysis.record import GateRecord, collect
 from gaternet.commands import split_images
 from gaternet.compression.apply import apply
+from gaternet.compression.network import backbone_of
 from gaternet.compression.plan import plan, read_plan, write_plan
 from gaternet.compression.report import CompressionReport, Size, compare_unseen, verify_batches
 from gaternet.data.augmentation import normalise
@@ -62,7 +63,7 @@ def compress_run(path: Path, request: CompressionRequest) -> CompressionReport:
     else:
         made = read_plan(request.plan)
     small = apply(model, made, input_size=shape)
-    columns = list(small.backbone.columns)
+    columns = list(backbone_of(small).columns)
     (macs, unknown), (macs_after, _) = (macs_per_image(m, size) for m in (model, small))
     report = CompressionReport(
         recorded=len(record),
@@ -126,7 +127,7 @@ def _write(run: Run, out: Path, small: GaterNet, report: CompressionReport) -> N
     made = create_run(out, run.config)
     values = {checkpoint.MODEL: asdict(checkpoint.describe(small))}
     made.save_checkpoint(epoch, {checkpoint.MODEL: small.state_dict()}, values)
-    write_plan(small.backbone.plan, out / "plan.json")
+    write_plan(backbone_of(small).plan, out / "plan.json")
     try:
         (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     except OSError as error:

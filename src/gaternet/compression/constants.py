@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 
 from gaternet import channels
 from gaternet.compression.layers import response
-from gaternet.compression.states import Kind, States, is_elementwise, keeps_constant
-from gaternet.gate_flow import handed_on, joined
+from gaternet.compression.states import Kind, States, is_elementwise
+from gaternet.gate_flow import channel_count, handed_on, joined, sliced
 from gaternet.graph import Graph
 
 
@@ -47,6 +47,7 @@ def _where(mask: np.ndarray, values: Tensor) -> Tensor:
 def _value(
     backbone: nn.Module, graph: Graph, node: fx.Node, held: Mapping[fx.Node, Tensor]
 ) -> Tensor:
+    count = channel_count(graph, node) or 0
     given = [held[source] for source in graph.inputs(node)]
     if channels.is_filter(graph, node):
         layer = backbone.get_submodule(str(node.target))
@@ -54,14 +55,15 @@ def _value(
         # A depthwise filter reads its own channel alone.
         apart = channels.is_depthwise(graph, node)
         made = weight.flatten(1).sum(1) * given[0] if apart else response(weight, given[0])
-        return made if layer.bias is None else made + layer.bias
+        return made if layer.bias is None else made + layer.get_parameter("bias")
     if channels.is_addition(graph, node):
         return torch.stack(given).sum(0)
     if parts := joined(graph, node):
         return torch.cat([held[part] for part in parts])
+    if part := sliced(graph, node):
+        return held[part[0]][part[1] :][:count]
     source = handed_on(graph, node)
     assert source is not None
-    count = (graph.shape(node) or ())[1] if keeps_constant(graph, node) else len(held[source])
     spread = held[source].repeat_interleave(count // len(held[source]))
     return _run(backbone, graph, node, spread) if is_elementwise(graph, node) else spread
 

@@ -99,7 +99,7 @@ def part_of_filter(
         part.bias = nn.Parameter(bias.detach().index_select(0, kept))
     if constants is not None:
         share = response(rows, constants)
-        part.bias = nn.Parameter(share if bias is None else part.bias.detach() + share)
+        part.bias = nn.Parameter(share if part.bias is None else part.bias.detach() + share)
     _resize(part, int(inputs.sum()), int(outputs.sum()))
     return part
 

@@ -11,6 +11,7 @@ from gaternet.compression.states import Mask
 from gaternet.compression.surgery import cut
 from gaternet.gate_points import UNGATED, GatePoint, detach
 from gaternet.graph import trace
+from gaternet.model import GaterNet
 
 
 class CompressedBackbone(nn.Module):
@@ -52,6 +53,13 @@ class CompressedBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
+
+
+def backbone_of(model: GaterNet) -> CompressedBackbone:
+    """Return the backbone of a compressed model; raise TypeError where it is another one."""
+    if not isinstance(model.backbone, CompressedBackbone):
+        raise TypeError(f"{type(model.backbone).__name__} is no compressed backbone")
+    return model.backbone
 
 
 def _point_left(name: str, point: PointPlan, present: Mask) -> GatePoint:

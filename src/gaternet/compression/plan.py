@@ -1,4 +1,4 @@
-"""What goes: which filters are removed, which gates decide nothing, and what that was decided on."""
+"""What goes: filters that never open, gates that never close; and what that was decided on."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from torch import fx
 from gaternet.binarizers import GateForm
 from gaternet.compression.states import FixedGates, Mask, States, find_states, kept_whole
 from gaternet.errors import UserError
-from gaternet.gate_points import GatePoint
+from gaternet.gate_points import GatePoint, name_gate_points
 from gaternet.graph import Graph, trace
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import RandomGates
@@ -130,9 +130,18 @@ def plan(
 
 
 def fixed_states(graph: Graph, points: Sequence[PointPlan]) -> States:
-    """Return what every channel of a backbone is with the plan's gates fixed."""
+    """Return what every channel of a backbone is with the plan's gates fixed.
+
+    Raises ValueError where the backbone has no such gate points.
+    """
     gates: dict[fx.Node, FixedGates] = {}
     for point in points:
+        found = name_gate_points(graph, [point.name])[0]
+        if found.channels != point.channels:
+            raise ValueError(
+                f"the plan has {point.channels} channels at `{point.name}`, the backbone has "
+                f"{found.channels}"
+            )
         closed, on = point.channels_of(point.removed), point.channels_of(point.always_on)
         gates[gated_node(graph, point)] = FixedGates(closed, ~closed & ~on)
     return find_states(graph, gates)
@@ -200,8 +209,8 @@ def _check(model: GaterNet, record: "GateRecord", tolerance: int) -> None:
         raise UserError("this model is compressed already: compress the one that it was made from")
     if record.slices != model.slices:
         raise UserError(
-            f"the record holds {record.gate_count:,} gates {_spell_names(record.slices)}, the model "
-            f"has {model.gate_count:,} {_spell_names(model.slices)}: record the gates of this model"
+            f"the record holds {record.gate_count:,} gates {_spell_names(record.slices)}, the "
+            f"model has {model.gate_count:,} {_spell_names(model.slices)}: record this model's"
         )
     if not 0 <= tolerance < len(record):
         raise UserError(

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from gaternet.binarizers import Binarizer
-from gaternet.compression.network import CompressedBackbone
-from gaternet.compression.plan import CompressionPlan
+from gaternet.compression.network import backbone_of
 from gaternet.model import Decision, GaterNet, GaterNetOutput
 from gaternet.verification import Verification, verify
 
@@ -20,10 +19,10 @@ class Masked:
     """
 
     def __init__(self, model: GaterNet, small: GaterNet) -> None:
-        assert isinstance(small.backbone, CompressedBackbone)
+        backbone = backbone_of(small)
         self.model = model
-        self.columns = list(small.backbone.columns)
-        self.removed = list(small.backbone.plan.gates("removed"))
+        self.columns = list(backbone.columns)
+        self.removed = list(backbone.plan.gates("removed"))
 
     @property
     def training(self) -> bool:
@@ -115,8 +114,7 @@ def compare_unseen(
     model: GaterNet, small: GaterNet, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> UnseenImages:
     """Compare both on normalised images and labels (N,) that the plan was not made from."""
-    assert isinstance(small.backbone, CompressedBackbone)
-    plan: CompressionPlan = small.backbone.plan
+    plan = backbone_of(small).plan
     removed, on = list(plan.gates("removed")), list(plan.gates("always_on"))
     counts = [0] * 6
     for images, labels in batches:

@@ -26,6 +26,7 @@ from gaternet.gate_flow import (
     is_flat,
     is_mean,
     joined,
+    sliced,
 )
 from gaternet.graph import Graph
 
@@ -114,7 +115,7 @@ def obstacle(graph: Graph, node: fx.Node) -> str | None:
     if channels.is_addition(graph, node):
         plain = not node.kwargs and set(node.all_input_nodes) == set(graph.inputs(node))
         return None if plain else "a sum with a factor or a learned term"
-    if joined(graph, node) or is_flat(graph, node) or channels.is_unsqueezed(graph, node):
+    if any(moves(graph, node) for moves in (joined, sliced, is_flat, channels.is_unsqueezed)):
         return None
     if handed_on(graph, node) is None:
         return "it mixes or moves channels"
@@ -204,6 +205,8 @@ def _made(graph: Graph, node: fx.Node, kinds: Mapping[fx.Node, Kinds], count: in
         return np.minimum.reduce(given)
     if parts := joined(graph, node):
         return np.concatenate([kinds[part] for part in parts])
+    if part := sliced(graph, node):
+        return kinds[part[0]][part[1] :][:count]
     source = handed_on(graph, node)
     assert source is not None
     before = np.repeat(kinds[source], count // len(kinds[source]))
@@ -247,6 +250,11 @@ def keeps_constant(graph: Graph, node: fx.Node) -> bool:
     return name == "avg_pool2d" and len(node.args) <= 3 and set(node.kwargs) <= {"stride"}
 
 
+def place_of(mask: Mask, first: int, count: int) -> Mask:
+    """Return the mask of a slice of channels as one of all `count` channels."""
+    return np.pad(mask, (first, count - first - len(mask)))
+
+
 def _any(padding: Any) -> bool:
     return any(padding) if isinstance(padding, tuple) else bool(padding)
 
@@ -272,6 +280,8 @@ def _needs(
         bounds = np.cumsum([len(kinds[part]) for part in parts])[:-1]
         pieces = zip(parts, np.split(wanted, bounds), strict=True)
         return np.logical_or.reduce([piece for part, piece in pieces if part is node])
+    if part := sliced(graph, user):
+        return place_of(wanted, part[1], len(everything))
     if len(wanted) == len(everything):
         return wanted
     if is_flat(graph, user):

@@ -19,9 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gaternet import channels
 from gaternet.compression import layers
 from gaternet.compression.constants import find_constants
-from gaternet.compression.states import Kind, Mask, States, obstacle, varies_at_border
+from gaternet.compression.states import Kind, Mask, States, obstacle, place_of, varies_at_border
 from gaternet.errors import UserError
-from gaternet.gate_flow import handed_on, is_flat, joined
+from gaternet.gate_flow import handed_on, is_flat, joined, sliced
 from gaternet.graph import Graph
 
 
@@ -92,6 +92,9 @@ class _Surgeon:
             return self._sum(node, present)
         if parts := joined(graph, node):
             return self._concatenation(node, parts, present)
+        if part := sliced(graph, node):
+            whole, first = part
+            return self._fetch(whole, place_of(present, first, len(self.states.kinds[whole])))
         source = handed_on(graph, node)
         assert source is not None
         if is_flat(graph, node) or channels.is_unsqueezed(graph, node):

@@ -1,4 +1,4 @@
-"""The C++ kernels, built at first use for this machine and kept in the cache directory."""
+"""Where the kernels come from: C++ ones are built at first use and kept in the cache directory."""
 
 import hashlib
 import os
@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,8 +22,18 @@ _SOURCES = Path(__file__).parent / "kernels"
 _TORCH = Path(torch.__file__).parent
 _FLAGS = ("-O3", "-std=c++20", "-march=native", "-fPIC", "-shared", "-fopenmp")
 
-
 _one_at_a_time = threading.Lock()
+
+
+def load_kernels(device: torch.device) -> str | None:
+    """Make the kernels of a device ready; return why they cannot be had, None where they can."""
+    if device.type == "cpu":
+        return load_cpu_kernels()
+    if device.type != "cuda":
+        return f"there are no kernels for {device.type} devices"
+    if find_spec("triton") is None:
+        return "Triton was not found (it comes with PyTorch on Linux)"
+    return None
 
 
 def load_cpu_kernels() -> str | None:

@@ -16,7 +16,7 @@ from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, detach
 from gaternet.graph import trace
 from gaternet.model import GatedModel, GaterNet
-from gaternet.runtime.build import load_cpu_kernels
+from gaternet.runtime.build import load_kernels
 from gaternet.runtime.compiled import (
     CompiledBackbone,
     CompiledGaterNet,
@@ -84,7 +84,7 @@ def compile_backbone(
     _check_weights(backbone)
     _check_examples(points, images, gates)
     backbone = copy.deepcopy(backbone).eval()
-    slow = load_cpu_kernels() if images.device.type == "cpu" else None
+    slow = load_kernels(images.device)
     masked = masked_backbone(backbone, points)
     with evaluation(images.device):
         masked(images.clone(), gates)  # if it does not run either, that is no matter of compiling

@@ -11,6 +11,7 @@ slim-compiled       a plain network that has only as many filters as are open, c
 """
 
 import copy
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
+from torch._inductor import config as inductor
 
 from gaternet.accounting import MacCounter, count_macs
 from gaternet.compression.network import CompressedBackbone
@@ -31,6 +34,7 @@ from gaternet.model import GaterNet
 from gaternet.runtime.compiler import compile, compile_backbone, masked_backbone
 from gaternet.runtime.export import export
 from gaternet.runtime.export_formats import Onnx, quiet
+from gaternet.runtime.serving import Serving
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def given_gates(
     backbone: nn.Module, points: Sequence[GatePoint], images: Tensor, gates: Tensor
 ) -> Field:
     """Return the forms of a backbone under given gates (N, G): no gater, nothing to compress."""
-    size = (images.shape[1], images.shape[2], images.shape[3])
+    size = _size(images)
     counter = MacCounter(follow(trace(backbone, size), points))
     share, macs = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
     starters = Starters()
@@ -136,7 +140,7 @@ def _call(form: Callable[..., Any], *operands: Tensor) -> Callable[[], Any]:
 
 
 def _add_dense(starters: Starters, backbone: nn.Module, images: Tensor) -> None:
-    size = (images.shape[1], images.shape[2], images.shape[3])
+    size = _size(images)
     macs = trace(backbone, size).total_macs
     plain = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
     starters.add("dense-eager", 1.0, macs, lambda: _call(plain, _channels_last(images)))
@@ -152,7 +156,7 @@ def _add_slim(
     images: Tensor,
     gates: Tensor,
 ) -> None:
-    size = (images.shape[1], images.shape[2], images.shape[3])
+    size = _size(images)
     slim = slimmed(backbone, points, gates, size)
     macs = trace(slim, size).total_macs
     starters.add("slim-compiled", 1.0, macs, lambda: _frozen(slim, images))
@@ -180,9 +184,15 @@ def slimmed(
 def _frozen(network: nn.Module, images: Tensor) -> Callable[[], Any]:
     """Return a network compiled for one shape, its weights constants, layouts chosen for them."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
-    torch._dynamo.reset()
-    compiled = torch.compile(network, dynamic=False, options={"freezing": True})
-    return _call(compiled, _channels_last(images))
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no matter
+    # Around the first run: as an option of torch.compile it would come too late for the trace.
+    with inductor.patch(freezing=True), dynamo.patch(recompile_limit=64):
+        return _call(torch.compile(network, dynamic=False), _channels_last(images))
+
+
+def _size(images: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -195,5 +205,5 @@ def _exported(backbone: nn.Module, images: Tensor) -> Callable[[], Any]:
         raise UserError("onnxruntime is not installed: pip install 'gaternet[export]'")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dense.onnx"
-        export(backbone, file)
+        export(backbone, file, Serving(_size(images)))
         return _call(onnx.open(file), images)

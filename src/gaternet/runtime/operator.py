@@ -7,8 +7,12 @@ them stays static. They have a C++ kernel for CPUs, a Triton kernel for CUDA, an
 PyTorch where neither can be had.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -116,12 +120,33 @@ def _shape_only(x: Tensor, weight: Tensor, bias: Tensor, gates: Tensor, *others:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
+@cache
+def _kernels_for_cuda() -> ModuleType | None:
+    if find_spec("triton") is None:
+        return None
+    # Here, because Triton takes a while to import and only GPUs need it.
+    return importlib.import_module("gaternet.runtime.cuda")
+
+
+def _gated_conv2d_on_cuda(*operands: Any) -> Tensor:
+    kernels = _kernels_for_cuda()
+    compute = gated_conv2d_reference if kernels is None else kernels.gated_conv2d
+    return compute(*operands)
+
+
+def _gated_conv2d_add_on_cuda(y: Tensor, *operands: Any) -> None:
+    kernels = _kernels_for_cuda()
+    compute = gated_conv2d_add_reference if kernels is None else kernels.gated_conv2d_add_
+    compute(y, *operands)
+
+
 torch.library.register_fake("gaternet::gated_conv2d", _shape_only)
 torch.library.register_fake("gaternet::gated_conv2d_add_", lambda y, *operands: None)
-for _name, _plain in (
-    ("gated_conv2d", gated_conv2d_reference),
-    ("gated_conv2d_add_", gated_conv2d_add_reference),
+for _name, _plain, _on_cuda in (
+    ("gated_conv2d", gated_conv2d_reference, _gated_conv2d_on_cuda),
+    ("gated_conv2d_add_", gated_conv2d_add_reference, _gated_conv2d_add_on_cuda),
 ):
     torch.library.impl(f"gaternet::{_name}", "CompositeExplicitAutograd", _plain)
+    torch.library.impl(f"gaternet::{_name}", "CUDA", _on_cuda)
 gated_conv2d = torch.ops.gaternet.gated_conv2d.default
 gated_conv2d_add_ = torch.ops.gaternet.gated_conv2d_add_.default

@@ -1,4 +1,4 @@
-"""Models under gates that are fixed at random, and how far a compressed one is from the masked."""
+"""Models under gates fixed at random, and how far a compressed one is from the masked."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gaternet import GatePoint, Gater, GaterNet
 from gaternet.analysis import GateRecord
-from gaternet.compression import CompressedBackbone
+from gaternet.compression import backbone_of
 from gaternet.model import Points
 from small_networks import conv
 
@@ -33,6 +33,7 @@ def record_of(model: GaterNet, off: float, on: float, seed: int = 0) -> GateReco
     gates = generator.random((IMAGES, model.gate_count)) < 0.5
     gates[0], gates[1] = True, False  # whatever is neither off nor on is seen both ways
     fate = generator.random(model.gate_count)
+    fate[-1] = (off + 1 - on) / 2  # one at least is left
     gates[:, fate < off] = False
     gates[:, fate > 1 - on] = True
     return GateRecord(np.packbits(gates, axis=1), model.slices)
@@ -46,8 +47,7 @@ def record_with(model: GaterNet, off: list[int], on: list[int]) -> GateRecord:
 
 
 def columns_of(small: GaterNet) -> list[int]:
-    assert isinstance(small.backbone, CompressedBackbone)
-    return list(small.backbone.columns)
+    return list(backbone_of(small).columns)
 
 
 @torch.no_grad()
