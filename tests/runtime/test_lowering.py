@@ -90,13 +90,13 @@ class Overwritten(Parts):
 
 
 class OverwrittenResidual(Parts):
-    """The residual is no longer rectified when it is added."""
+    """The residual is no longer rectified when it is added: closed filters do not leave it be."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.stem(x))
-        y = self.norm1(self.conv1(x))
+        y = self.conv3(x)
         x.sub_(1.0)
-        return self.head(self.relu(y + x))
+        return self.head(self.relu(self.norm1(self.conv1(y)) + x))
 
 
 class AddedInPlace(Parts):
