@@ -247,13 +247,13 @@ class Other(Parts):
         self.conv1 = nn.Conv2d(16, 16, 3, padding="same")
         self.conv2 = nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect")
         self.conv3 = nn.Conv2d(16, 16, 1, groups=4)
-        self.norm2 = nn.InstanceNorm2d(16, affine=True)
+        self.own = nn.InstanceNorm2d(16, affine=True)
         self.deep = nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.norm1(self.conv1(self.stem(x))))
         x = x + self.deep(self.relu(self.same(self.conv2(x))))
-        return self.head(F.leaky_relu(self.norm2(self.conv3(x))))
+        return self.head(F.leaky_relu(self.own(self.conv3(x))))
 
 
 class DoublingNorm(nn.BatchNorm2d):
@@ -316,7 +316,7 @@ CASES = [
     (OwnNames, ("norm1", "gate_4")),
     (Squeezed, ("same",)),
     (Squeezed, ("norm1", "conv2")),
-    (Other, ("norm1", "conv2", "norm2")),
+    (Other, ("norm1", "conv2", "own")),
     (OtherNorms, ("norm1", "norm2", "smooth")),
     (OnTheImages, ("norm1",)),
 ]

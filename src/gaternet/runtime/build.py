@@ -3,9 +3,13 @@
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +23,9 @@ _TORCH = Path(torch.__file__).parent
 _FLAGS = ("-O3", "-std=c++20", "-march=native", "-fPIC", "-shared", "-fopenmp")
 
 
+_one_at_a_time = threading.Lock()
+
+
 def load_kernels(device: torch.device) -> str | None:
     """Make the kernels of a device ready; return why they cannot be had, None where they can."""
     if device.type == "cpu":
@@ -30,18 +37,23 @@ def load_kernels(device: torch.device) -> str | None:
     return None
 
 
-@cache
 def load_cpu_kernels() -> str | None:
     """Register the CPU kernels with PyTorch, building them if need be.
 
     Returns why they are not there, None where they are: without them the operator is computed by
     plain PyTorch, with the same result and no time saved.
     """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    with _one_at_a_time:
+        return _load()
+
+
+@cache
+def _load() -> str | None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or _found_compiler()
+    if not compiler:
         return "no C++ compiler was found (install g++ or clang++, or name one in CXX)"
     library = cache_directory() / "kernels" / f"gated_conv2d-{_fingerprint(compiler)}.so"
-    if not library.exists():
+    if not _is_whole(library):
         failure = _build(compiler, library)
         if failure is not None:
             return failure
@@ -52,36 +64,63 @@ def load_cpu_kernels() -> str | None:
     return None
 
 
-def _build(compiler: str, library: Path) -> str | None:
-    """Compile the sources; the library appears whole or not at all."""
-    partial = library.with_name(f".{library.name}.{os.getpid()}.partial")
-    command = [
-        *(compiler, *_FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"),
-        *(f"-I{_TORCH / 'include'}", f"-L{_TORCH / 'lib'}"),
-        *(str(_SOURCES / "gated_conv2d.cpp"), "-o", str(partial)),
-        *("-ltorch", "-ltorch_cpu", "-lc10"),
-    ]
-    print("building the CPU kernels, once on this machine (about a minute)", file=sys.stderr)
+def _found_compiler() -> list[str]:
+    return [found for found in map(shutil.which, ("g++", "clang++")) if found][:1]
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there as it was built: loading a damaged one can end the process."""
+    try:
+        return _checksum(library) == _checksum_file(library).read_text()
+    except OSError:
+        return False
+
+
+def _checksum(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _checksum_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _build(compiler: Sequence[str], library: Path) -> str | None:
+    """Compile the sources; returns why that failed, None where it did not."""
+    print("building the CPU kernels, once on this machine (a quarter of a minute)", file=sys.stderr)
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            partial.replace(library)
-            return None
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            built = Path(folder) / library.name
+            command = _command(compiler, built)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if done.returncode == 0:
+                # Each whole or not at all. If somebody else's come in between, one more is built.
+                checksum = _checksum_file(built)
+                checksum.write_text(_checksum(built))
+                built.replace(library)
+                checksum.replace(_checksum_file(library))
+                return None
     except OSError as error:
-        return f"{compiler} cannot build the CPU kernels: {error}"
-    finally:
-        partial.unlink(missing_ok=True)
+        return f"{' '.join(compiler)} cannot build the CPU kernels: {error}"
     lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
-    return f"{compiler} cannot build the CPU kernels: {lines[0].strip()}"
+    return f"{' '.join(compiler)} cannot build the CPU kernels: {lines[0].strip()}"
 
 
-def _fingerprint(compiler: str) -> str:
+def _command(compiler: Sequence[str], library: Path) -> list[str]:
+    return [
+        *(*compiler, *_FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"),
+        *(f"-I{_TORCH / 'include'}", f"-L{_TORCH / 'lib'}"),
+        *(str(_SOURCES / "gated_conv2d.cpp"), "-o", str(library)),
+        *("-ltorch", "-ltorch_cpu", "-lc10"),
+    ]
+
+
+def _fingerprint(compiler: Sequence[str]) -> str:
     """What a built library depends on: sources, flags, compiler, PyTorch, and the processor."""
     digest = hashlib.sha256()
     for source in sorted(_SOURCES.iterdir()):
         digest.update(source.read_bytes())
-    parts = (*_FLAGS, compiler, torch.__version__, platform.machine(), _processor())
+    parts = (*_FLAGS, *compiler, torch.__version__, platform.machine(), _processor())
     digest.update("\n".join(parts).encode())
     return digest.hexdigest()[:16]
 

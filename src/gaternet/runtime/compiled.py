@@ -19,7 +19,7 @@ from gaternet.runtime.build import load_cpu_kernels
 class LayerChoice:
     """How a conv is computed: `skips` closed filters or not, and what both were measured to take.
 
-    milliseconds: medians at the example's shapes and gates; None where there was no choice
+    milliseconds: the fastest of some runs at the example's shapes and gates; None where there was no choice
     """
 
     name: str
