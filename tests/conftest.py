@@ -10,6 +10,7 @@ from PIL import Image
 
 from gaternet import cli
 from gaternet.data.digits import load_digits
+from gaternet.runtime.build import load_cpu_kernels
 from terminal import GATED, PLAIN, Terminal
 
 
@@ -70,3 +71,11 @@ def real_images(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"no {name}: set GATERNET_TEST_DATA to the folder that holds it")
     return path
+
+
+@pytest.fixture(scope="session")
+def kernels() -> None:
+    """The C++ kernel computes the runtime's operator; it takes a quarter of a minute to build."""
+    reason = load_cpu_kernels()
+    if reason is not None:
+        pytest.skip(reason)

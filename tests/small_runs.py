@@ -27,6 +27,16 @@ PLAIN = replace(recipes.get("digits/resnet8"), epochs=2, compute=EAGER)
 GATED = replace(recipes.get("digits/resnet8-gated"), epochs=2, compute=EAGER)
 
 
+def a_budget_of(share: float | None) -> Recipe:
+    """Return a recipe that gates in blocks, inner layers too, on a budget."""
+    efficient = recipes.get("cifar10/resnet20-efficient").gating
+    assert efficient is not None
+    return replace(GATED, gating=replace(efficient, input_size=4, block=4, budget=share))
+
+
+EFFICIENT = a_budget_of(0.5)
+
+
 class Silent:
     """A reporter that shows nothing."""
 

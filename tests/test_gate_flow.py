@@ -222,10 +222,12 @@ class OneByOne(nn.Sequential):
 
 @pytest.mark.parametrize(
     "behind",
-    [nn.GroupNorm(2, 8), nn.LocalResponseNorm(3)],
+    [nn.GroupNorm(2, 8), nn.LocalResponseNorm(3), nn.BatchNorm2d(8, track_running_stats=False)],
     ids=lambda module: type(module).__name__,
 )
-def test_norm_over_several_channels_needs_those_that_are_closed(behind: nn.Module) -> None:
+def test_norm_over_several_channels_or_images_needs_those_that_are_closed(
+    behind: nn.Module,
+) -> None:
     graph = trace(OneByOne(behind), SIZE)
     flow = follow(graph, name_gate_points(graph, ["1"]))
     assert gated_sides(flow) == {"0": ("none", "none"), "4": ("all", "none")}
@@ -236,3 +238,47 @@ def test_norm_of_each_channel_by_itself_does_not(behind: nn.Module) -> None:
     graph = trace(OneByOne(behind), SIZE)
     flow = follow(graph, name_gate_points(graph, ["1"]))
     assert gated_sides(flow) == {"0": ("none", "all"), "4": ("all", "none")}
+
+
+class Rearranged(nn.Module):
+    """Where a reshape or a slice hides which dimension the channels are, a conv's reader knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = conv(3, 8), conv(8, 8), conv(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, c, h, w = x.shape
+        mixed = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        summed = self.second(mixed) + x.chunk(1, 1)[0]
+        return self.last(torch.cat([mixed, summed], 1))
+
+
+def test_channels_are_known_behind_what_hides_them() -> None:
+    graph = trace(Rearranged(), SIZE)
+    layers = {layer.name: layer for layer in follow(graph, [GatePoint("second", 8)]).layers}
+    assert layers["second"].inputs == (UNGATED,) * 8
+    assert layers["second"].outputs == tuple(range(8))
+    assert layers["last"].inputs == (UNGATED,) * 16
+
+
+class OfParameters(nn.Module):
+    """A conv and a linear layer that see no image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = conv(3, 8), nn.Linear(4, 8)
+        self.tokens, self.map = (
+            nn.Parameter(torch.randn(2, 4)),
+            nn.Parameter(torch.randn(1, 3, 8, 8)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.linear(self.tokens).mean() * self.conv(self.map).mean()
+        return self.conv(x) * scale
+
+
+def test_what_reads_no_image_is_no_layer() -> None:
+    (layer,) = follow(trace(OfParameters(), SIZE), []).layers
+    assert layer.inputs == (UNGATED,) * 3

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gaternet.losses import gate_sparsity, gated_cross_entropy, rate_loss
+from gaternet.losses import budget_loss, gate_sparsity, gated_cross_entropy, rate_loss
 
 
 def test_equals_a_loop_over_samples() -> None:
@@ -56,6 +56,16 @@ def test_rate_loss_equals_a_loop_over_gates() -> None:
     without = gated_cross_entropy(logits, gates, labels, sparsity=0.2)
     with_it = gated_cross_entropy(logits, gates, labels, sparsity=0.2, target_rate=0.7)
     assert (with_it - without).item() == pytest.approx(total / 5, rel=1e-4)
+
+
+def test_budget_loss_and_its_gradient_are_the_closed_forms() -> None:
+    shares = torch.tensor([0.3, 0.9, 0.6], requires_grad=True)
+    loss = budget_loss(shares, 0.5)
+    assert loss.item() == pytest.approx((0.6 / 0.5 - 1) ** 2)
+    loss.backward()
+    # d/ds of (mean / t − 1)² is 2·(mean / t − 1) / (N·t): alike for cheap and for dear samples.
+    assert shares.grad is not None
+    torch.testing.assert_close(shares.grad, torch.full((3,), 2 * 0.2 / (3 * 0.5)))
 
 
 def test_rate_loss_is_about_every_gate_not_their_mean() -> None:

@@ -4,14 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gaternet.accounting import MacCounter, count_macs
     from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
     from gaternet.checkpoint import load, save
+    from gaternet.compression import compress
     from gaternet.errors import UserError
     from gaternet.gate_points import GatePoint, find_gate_points, name_gate_points
     from gaternet.gater import Gater
     from gaternet.graph import Graph, trace
     from gaternet.local import LocalGaterNet
-    from gaternet.losses import gate_sparsity, gated_cross_entropy, rate_loss
+    from gaternet.losses import budget_loss, gate_sparsity, gated_cross_entropy, rate_loss
     from gaternet.model import Decision, GatedModel, GaterNet, GaterNetOutput
     from gaternet.rivals import make_binarizer
     from gaternet.runtime.export import ExportError, ExportResult, export
@@ -32,9 +34,13 @@ __all__ = [
     "Graph",
     "ImprovedSemHash",
     "LocalGaterNet",
+    "MacCounter",
     "Serving",
     "UserError",
     "Verification",
+    "budget_loss",
+    "compress",
+    "count_macs",
     "export",
     "find_gate_points",
     "gate_sparsity",
@@ -63,9 +69,13 @@ _HOMES = {
     "Graph": "graph",
     "ImprovedSemHash": "binarizers",
     "LocalGaterNet": "local",
+    "MacCounter": "accounting",
     "Serving": "runtime.serving",
     "UserError": "errors",
     "Verification": "verification",
+    "budget_loss": "losses",
+    "compress": "compression",
+    "count_macs": "accounting",
     "export": "runtime.export",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
@@ -80,7 +90,7 @@ _HOMES = {
 }
 
 
-_SUBPACKAGES = ("analysis", "runtime")
+_SUBPACKAGES = ("analysis", "compression", "runtime")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.padding import (
     _CircularPadNd,
@@ -63,8 +63,8 @@ _CONV_FUNCTIONS = frozenset(
 _CONCATENATIONS = frozenset({"cat", "concat", "concatenate"})
 _PARTITIONS = frozenset({"chunk", "split", "tensor_split"})
 
-# They hand on slices or sums of their input, its dimensions where they were.
-_SAME_LAYOUT = _CONCATENATIONS | _OFFSETS | {"getitem", "roll", "flip", "pad"}
+# They hand on slices, sums or means of their input, its dimensions where they were.
+_SAME_LAYOUT = _CONCATENATIONS | _OFFSETS | {"getitem", "roll", "flip", "pad", "mean", "amax"}
 _ON_LAST_DIM = frozenset({"linear", "layer_norm", "rms_norm"})
 _IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}
 
@@ -104,9 +104,19 @@ def is_norm(graph: Graph, node: fx.Node) -> bool:
 
 
 def shares_statistics(graph: Graph, node: fx.Node) -> bool:
-    """Whether a node normalises each channel by what is in other channels, as GroupNorm does."""
-    apart = isinstance(graph.module(node), _NormBase) or operation(node) in _NORMS_APART
+    """Whether a node normalises each channel by what is in other channels, as GroupNorm does, or
+    by what is in other images, as BatchNorm does that keeps no statistics.
+    """
+    module = graph.module(node)
+    if is_batch_dependent(module):
+        return True
+    apart = isinstance(module, _NormBase) or operation(node) in _NORMS_APART
     return is_norm(graph, node) and not apart
+
+
+def is_batch_dependent(module: nn.Module | None) -> bool:
+    """Whether in evaluation what a module makes of an image depends on the rest of the batch."""
+    return isinstance(module, _BatchNorm) and module.running_var is None
 
 
 def is_activation(graph: Graph, node: fx.Node) -> bool:
@@ -183,6 +193,13 @@ def sliced_input(graph: Graph, node: fx.Node) -> fx.Node | None:
     return source if all(part == slice(None) for part in others) else None
 
 
+def is_unsqueezed(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node makes features (N, C) into a feature map (N, C, 1, 1)."""
+    inputs = graph.inputs(node)
+    before = graph.shape(inputs[0]) if len(inputs) == 1 else None
+    return before is not None and len(before) == 2 and graph.shape(node) == (*before, 1, 1)
+
+
 def is_token_sum(graph: Graph, node: fx.Node) -> bool:
     """Whether a node adds two or more sequences of tokens (N, L, C) of its own shape."""
     return _is_sum(graph, node, rank=3)
@@ -226,7 +243,7 @@ def _made_dim(graph: Graph, node: fx.Node) -> int | None:
         return 1
     if type(module) in (nn.Linear, nn.LayerNorm, nn.RMSNorm) or name in _ON_LAST_DIM:
         return last
-    return None
+    return 1 if is_unsqueezed(graph, node) else None
 
 
 def _permuted(graph: Graph, node: fx.Node, before: int) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from gaternet import backbones
 from gaternet.backbones import BackboneConfig
 from gaternet.binarizers import Binarizer
+from gaternet.compression.network import CompressedBackbone
+from gaternet.compression.plan import CompressionPlan
 from gaternet.errors import UserError
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
@@ -70,7 +73,10 @@ class BinarizerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What builds a model again: its backbone, and where it has gates who decides on which."""
+    """What builds a model again: its backbone, and where it has gates who decides on which.
+
+    plan: what was removed from the backbone; the gates are those that are left
+    """
 
     backbone: BackboneConfig
     gater: GaterConfig | None = None
@@ -78,6 +84,7 @@ class ModelConfig:
     threshold: float = 0.0
     local: LocalConfig | None = None
     binarizer: BinarizerConfig = field(default_factory=BinarizerConfig)
+    plan: CompressionPlan | None = None
 
     @property
     def gated(self) -> bool:
@@ -94,8 +101,9 @@ def describe(model: nn.Module) -> ModelConfig:
     """
     if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))
+    compressed = model.backbone if isinstance(model.backbone, CompressedBackbone) else None
     return ModelConfig(
-        backbones.describe(model.backbone),
+        _whole_backbone(compressed) if compressed else backbones.describe(model.backbone),
         _describe_gater(model.gater) if isinstance(model, GaterNet) else None,
         model.points,
         model.binarizer.threshold,
@@ -103,7 +111,17 @@ def describe(model: nn.Module) -> ModelConfig:
         if isinstance(model, LocalGaterNet)
         else None,
         _describe_binarizer(model.binarizer),
+        compressed.plan if compressed else None,
     )
+
+
+def _whole_backbone(backbone: CompressedBackbone) -> BackboneConfig:
+    if backbone.config is None:
+        raise UserError(
+            "the backbone that this model was compressed from cannot be built again by name; save "
+            "the plan and the model's state_dict(), and build it in your own code"
+        )
+    return backbone.config
 
 
 def _describe_gater(gater: Gater) -> GaterConfig:
@@ -135,8 +153,9 @@ def build(config: ModelConfig) -> nn.Module:
     backbone = backbones.create(config.backbone)
     if config.gater is None and config.local is None:
         return backbone
-    side = config.backbone.image_size
-    size = (config.backbone.channels, side, side)
+    size = config.backbone.input_size
+    if config.plan is not None:
+        backbone = CompressedBackbone(backbone, config.plan, size, config.backbone)
     binarizer = _build_binarizer(config.binarizer)
     binarizer.threshold = config.threshold
     if config.local is not None:
@@ -173,9 +192,11 @@ def save(model: nn.Module, directory: str | Path) -> None:
     Raises UserError where the directory exists or the architecture cannot be built again by name.
     """
     config = describe(model)
-    with torch.device("meta"):
+    rebuilt = None
+    with torch.device("meta"), suppress(ValueError):  # of gate points that are not there
         rebuilt = build(config)
-    if _shapes(rebuilt) != _shapes(model) or _layers(rebuilt) != _layers(model):
+    same = rebuilt and _shapes(rebuilt) == _shapes(model) and _layers(rebuilt) == _layers(model)
+    if not same:
         raise UserError(
             f"{config.backbone.name} built by name differs from this model (options that change "
             "its layers?); save its state_dict() and build it in your own code"

@@ -19,6 +19,7 @@ from gaternet.spelling import did_you_mean
 GateFormName = Literal["hard", "soft", "noisy"]
 Switch = FlagCreatePairsOff[bool]
 SplitName = Literal["test", "train", "validation"]
+LayersName = Literal["outer", "inner", "both"]
 
 
 def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
@@ -97,6 +98,37 @@ def evaluate(
         measured = evaluate_run(run, request, processes)
         if processes.first:
             presentation.evaluation(measured, as_json=json)
+
+
+def compress(
+    run: Positional[Path],
+    out: Path,
+    data: str | None = None,
+    split: Literal["train", "validation"] = "train",
+    images: int | None = None,
+    tolerance: int = 0,
+    plan: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Remove the filters that never open and the gates that never close; say what it changed.
+
+    Args:
+        run: Run directory.
+        out: Directory of the smaller run, its plan.json and report.json; it must be new.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images whose gates decide what goes; test images only serve the report.
+        images: How many of them, and of the test images, at most; none: all.
+        tolerance: Gates that open for fewer images go as well; 0: those that open for none.
+        plan: Plan of an earlier compression of the same run, in place of a new one.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.compression.command import CompressionRequest, compress_run
+
+    request = CompressionRequest(out, data, split, images, tolerance, plan, device)
+    presentation.compression(compress_run(run, request), str(out), as_json=json)
 
 
 def predict(
@@ -187,6 +219,52 @@ def bench_macs(
     presentation.run_macs(count_run(run, request, images), as_json=json)
 
 
+def bench_latency(
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None,
+    model: str | None = None,
+    open_share: float = 0.5,
+    points: LayersName = "inner",
+    block: int = 16,
+    image_size: int | None = None,
+    batches: tuple[int, ...] = (1, 8, 16, 128),
+    data: str | None = None,
+    seconds: float = 20.0,
+    threads: int | None = None,
+    figure: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
+
+    Args:
+        run: Run directory; its own gates, on test images.
+        model: A network by name instead, such as timm/resnet50, with random gates and no gater.
+        open_share: With --model: share of each layer's gates that is open.
+        points: With --model: gated layers; outer are the paper's, inner those before.
+        block: With --model: neighbouring filters that one gate opens or closes.
+        image_size: With --model: side of the images; none: the network's own.
+        batches: Images that are computed at once.
+        data: With a run: folder or hub name of the images; none: the hub name of its data set.
+        seconds: For each batch, at least; every form is timed seven times or more.
+        threads: Of the CPU; none: all that PyTorch uses.
+        figure: PNG or SVG file to draw into; none: no figure.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print a list of rows as JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.run_latency import LatencyRequest, RandomGatesRequest, time_network, time_run
+
+    if (run is None) == (model is None):
+        raise UsageError("give a run directory, or --model and a network's name")
+    request = LatencyRequest(batches, seconds, threads, device)
+    if run is not None:
+        found = time_run(run, request, data)
+    else:
+        wanted = RandomGatesRequest(str(model), open_share, points, block, image_size)
+        found = time_network(wanted, request)
+    presentation.latencies(found, figure, as_json=json)
+
+
 def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
@@ -219,6 +297,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "compress": compress,
     "export": export,
     "recipes": recipes,
     "ledger": ledger,
@@ -228,7 +307,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "bench": ("Count what a run's images need.", {"macs": bench_macs}),
+    "bench": (
+        "Count what a run's images need, measure how long they take.",
+        {"macs": bench_macs, "latency": bench_latency},
+    ),
 }
 """Commands of two words: the first word, what it is for, and the second words."""
 

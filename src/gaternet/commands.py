@@ -83,7 +83,7 @@ def evaluate_run(
     run = open_run(path)
     device = choose_device(request.device)
     model = load_model(path, request, device)
-    images = load_split(run, request)
+    images = split_images(run, request.data, request.split)
     recipe = run.config.recipe
     compute = replace(recipe.compute, sync_batch_norm=False)  # it matters in training only
     measured = evaluate(
@@ -117,15 +117,15 @@ def load_model(path: Path, request: EvaluationRequest, device: torch.device) -> 
     return model
 
 
-def load_split(run: Run, request: EvaluationRequest) -> Images:
-    """Load the images that a request names.
+def split_images(run: Run, data: str | None, split: str) -> Images:
+    """Load the test, train or validation images of a run, from `data` or from its own hub name.
 
-    Raises UsageError where the run has no such split, UserError where their classes are others.
+    Raises UserError where they have other classes than the run's or there is no such split.
     """
     recipe = run.config.recipe
-    where = request.data or recipe.data.hub
-    part = recipe.data.test_split if request.split == "test" else "train"
-    if request.split == "validation":
+    where = data or recipe.data.hub
+    part = recipe.data.test_split if split == "test" else "train"
+    if split == "validation":
         _check_held_out(run)
     if where is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
@@ -135,7 +135,7 @@ def load_split(run: Run, request: EvaluationRequest) -> Images:
             f"{where} has other classes than {run.path} was trained on: "
             f"{_differing(images, run)}; give --data with the same"
         )
-    if request.split in ("test", "train"):
+    if split in ("test", "train"):
         return images
     return split_validation(images, recipe.validation, VALIDATION_SEED)[1]
 
@@ -211,7 +211,7 @@ def export_model(path: Path, out: Path, run: Path | None, data: str | None) -> E
     opened = open_run(run)
     images = None
     if data is not None:
-        found = load_split(opened, EvaluationRequest(data))
+        found = split_images(opened, data, "test")
         batches = normalised_batches(found, opened.config.recipe.data, "cpu", max(BATCHES))
         images = next(batches)
     return export(model, out, _serving(opened), images=images)

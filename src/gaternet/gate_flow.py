@@ -10,15 +10,13 @@ left. Costs, compression and the runtime all read this; none follows the gates a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
 from gaternet import channels
-from gaternet.gate_points import GatePoint
+from gaternet.gate_points import UNGATED, GatePoint
 from gaternet.graph import Graph
-
-UNGATED = -1
-"""In place of a gate: a channel that no gate closes."""
 
 Gates = tuple[int, ...]
 """For each channel the column of the gates (N, G) that closes it, or `UNGATED`."""
@@ -76,7 +74,9 @@ def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
         if found and any(gate != UNGATED for gate in found):
             unneeded[node] = found
     filters = [node for node in graph.fx.nodes if channels.is_filter(graph, node)]
-    layers = tuple(_layer(graph, node, zeros, unneeded) for node in filters)
+    # Not what reads a parameter only: it is the same for every image.
+    reading = [node for node in filters if graph.inputs(node)]
+    layers = tuple(_layer(graph, node, zeros, unneeded) for node in reading)
     return GateFlow(graph, tuple(points), zeros, unneeded, layers)
 
 
@@ -87,7 +87,9 @@ def gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]:
     for point in points:
         (node,) = graph.outputs[point.name]
         assert node is not None
-        at[node] = tuple(start + channel // point.block for channel in range(point.channels))
+        at[node] = tuple(
+            gate if gate == UNGATED else start + gate for gate in point.gate_of_channels
+        )
         start += point.gates
     return at
 
@@ -99,31 +101,27 @@ def zeros_after(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -> 
 
 
 def _handed_zeros(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -> Gates | None:
-    count = _channel_count(graph, node)
+    count = channel_count(graph, node)
     if count is None:
         return None
     if channels.is_addition(graph, node):
-        return common(_of(graph, given, zeros) for given in graph.inputs(node))
-    joined = _joined(graph, node)
-    if joined:
-        return tuple(gate for part in joined for gate in _of(graph, part, zeros))
-    if (sliced := _sliced(graph, node)) is not None:
-        source, first = sliced
-        return _of(graph, source, zeros)[first : first + count]
-    whole = _handed_on(graph, node)
+        return common(_of(given, count, zeros) for given in graph.inputs(node))
+    parts = joined(graph, node)
+    if parts:
+        return tuple(gate for part in parts for gate in _of(part, _width(graph, part), zeros))
+    if (part := sliced(graph, node)) is not None:
+        source, first = part
+        return _of(source, _width(graph, source), zeros)[first : first + count]
+    whole = handed_on(graph, node)
     if whole is None or whole not in zeros or _has_bias(graph, node):
         return None
-    kept = (
-        channels.keeps_zero(graph, node)
-        or _is_flat(graph, node)
-        or channels.is_depthwise(graph, node)
-    )
+    kept = channels.keeps_zero(graph, node) or any(keeps(graph, node) for keeps in _HAND_ON)
     return _spread(zeros[whole], count) if kept else None
 
 
 def _unneeded_by_all(graph: Graph, node: fx.Node, unneeded: dict[fx.Node, Gates]) -> Gates | None:
     readers = graph.readers(node)
-    if not readers or _channel_count(graph, node) is None:
+    if not readers or channel_count(graph, node) is None:
         return None
     return common(_unneeded_by(graph, node, reader, unneeded) for reader in readers)
 
@@ -132,22 +130,22 @@ def _unneeded_by(
     graph: Graph, node: fx.Node, reader: fx.Node, unneeded: dict[fx.Node, Gates]
 ) -> Gates:
     """The gates whose closing makes one reader indifferent to each channel of a node."""
-    count = _channel_count(graph, node) or 0
+    count = channel_count(graph, node) or 0
     nothing = (UNGATED,) * count
-    if reader not in unneeded or channels.shares_statistics(graph, reader):
+    if reader not in unneeded:
         return nothing
     behind = unneeded[reader]
     if channels.is_addition(graph, reader):
         return behind
-    joined = _joined(graph, reader)
-    if joined:
-        if joined.count(node) != 1:
+    parts = joined(graph, reader)
+    if parts:
+        if parts.count(node) != 1:
             return nothing
-        before = joined[: joined.index(node)]
-        start = sum(_channel_count(graph, part) or 0 for part in before)
+        before = parts[: parts.index(node)]
+        start = sum(_width(graph, part) for part in before)
         return behind[start : start + count]
     # Not a product's scale: where its feature map is not needed, neither is it.
-    channelwise = _handed_on(graph, reader) is node or _is_scale(graph, reader, node)
+    channelwise = handed_on(graph, reader) is node or _is_scale(graph, reader, node)
     return behind if channelwise and len(behind) == count else nothing
 
 
@@ -156,18 +154,32 @@ def _layer(
 ) -> FilterLayer:
     (given, *_) = graph.inputs(node)
     name = str(node.target) if node.op == "call_module" else graph.layer(node) or node.name
+    rank = len(graph.shape(given) or ())
+    # Of a conv they are dimension 1, also where a reshape before it hides that.
+    read = _width(graph, given) if rank == 4 and not _is_linear(graph, node) else None
     return FilterLayer(
         node,
         name,
-        _of(graph, given, zeros),
-        _of(graph, node, unneeded),
+        _of(given, read or channel_count(graph, given) or 0, zeros),
+        _of(node, channel_count(graph, node) or 0, unneeded),
         _groups(graph, node),
         graph.node_macs(node),
     )
 
 
-def _of(graph: Graph, node: fx.Node, gates: Mapping[fx.Node, Gates]) -> Gates:
-    return gates.get(node) or (UNGATED,) * (_channel_count(graph, node) or 0)
+def _of(node: fx.Node, count: int, gates: Mapping[fx.Node, Gates]) -> Gates:
+    return gates.get(node) or (UNGATED,) * count
+
+
+def _width(graph: Graph, node: fx.Node) -> int:
+    """The size of dimension 1, where a node is known to be (N, C, H, W) by what reads it."""
+    shape = graph.shape(node)
+    assert shape is not None
+    return shape[1]
+
+
+def _is_linear(graph: Graph, node: fx.Node) -> bool:
+    return isinstance(graph.module(node), nn.Linear) or channels.operation(node) == "linear"
 
 
 def common(several: Iterable[Gates]) -> Gates:
@@ -182,7 +194,7 @@ def _spread(gates: Gates, count: int) -> Gates:
     return tuple(gate for gate in gates for _ in range(count // len(gates)))
 
 
-def _channel_count(graph: Graph, node: fx.Node) -> int | None:
+def channel_count(graph: Graph, node: fx.Node) -> int | None:
     """The channels of a feature map (N, C, H, W), of (N, H, W, C) or of features (N, C)."""
     shape = graph.shape(node)
     if node.op == "output" or shape is None:
@@ -193,17 +205,22 @@ def _channel_count(graph: Graph, node: fx.Node) -> int | None:
     return shape[dim] if dim is not None else None
 
 
-def _handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
-    """The input whose channels a node hands on one by one, flattened or convolved apart too."""
-    if _is_flat(graph, node) or channels.is_depthwise(graph, node):
+def handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
+    """The input whose channels a node hands on one by one, pooled or convolved apart too.
+
+    None where a channel takes part in others: in a conv, and in a norm over groups of channels.
+    """
+    if any(handing(graph, node) for handing in _HAND_ON):
         return graph.inputs(node)[0]
+    if channels.shares_statistics(graph, node):
+        return None
     source = channels.channel_input(graph, node)
-    if source is None or _channel_count(graph, source) != _channel_count(graph, node):
+    if source is None or channel_count(graph, source) != channel_count(graph, node):
         return None
     return source
 
 
-def _is_flat(graph: Graph, node: fx.Node) -> bool:
+def is_flat(graph: Graph, node: fx.Node) -> bool:
     """Whether a node makes (N, C, H, W) into (N, C·H·W), or into (N, C) by a mean."""
     given = graph.inputs(node)
     if len(given) != 1 or len(graph.shape(node) or ()) != 2:
@@ -213,6 +230,19 @@ def _is_flat(graph: Graph, node: fx.Node) -> bool:
     name = channels.operation(node)
     flattens = isinstance(graph.module(node), nn.Flatten) or name in ("flatten", "view", "reshape")
     return flattens or name in ("mean", "amax", "squeeze", "sum")
+
+
+def is_mean(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node pools (N, C, H, W) to (N, C, 1, 1): squeeze-and-excitation's mean."""
+    given, shape = graph.inputs(node), graph.shape(node) or ()
+    if len(given) != 1 or channels.operation(node) not in ("mean", "amax"):
+        return False
+    before = graph.shape(given[0]) or ()
+    spatial = len(before) == 4 and shape == (*before[:2], 1, 1)
+    return spatial and channels.channel_dim(graph, given[0]) == 1
+
+
+_HAND_ON = (is_flat, is_mean, channels.is_depthwise, channels.is_unsqueezed)
 
 
 def _has_bias(graph: Graph, node: fx.Node) -> bool:
@@ -226,7 +256,7 @@ def _is_scale(graph: Graph, product: fx.Node, node: fx.Node) -> bool:
     return node is not channels.channel_input(graph, product)
 
 
-def _joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
+def joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
     """The parts of a concatenation along channels, repeated ones too; empty for another node."""
     if not channels.is_concatenation(graph, node):
         return []
@@ -235,7 +265,7 @@ def _joined(graph: Graph, node: fx.Node) -> list[fx.Node]:
     return [part for part in parts if isinstance(part, fx.Node)]
 
 
-def _sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
+def sliced(graph: Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
     """What x[:, a:b] is taken from, and a; None for anything else."""
     source = channels.sliced_input(graph, node)
     if source is None or source not in graph.inputs(node):  # a chunk's place is not looked up
@@ -252,8 +282,7 @@ def _groups(graph: Graph, node: fx.Node) -> int:
     module = graph.module(node)
     if module is not None:
         return getattr(module, "groups", 1)
-    if channels.operation(node) == "linear":
+    if _is_linear(graph, node):
         return 1
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    assert isinstance(groups, int)
+    groups: Any = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return groups

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
@@ -23,13 +25,22 @@ Layers = Literal["outer", "inner", "both"]
 paper); inner: the other layers of residual branches, where the next layer saves as much again."""
 
 
+UNGATED = -1
+"""In place of a gate: a channel that no gate closes."""
+
+
 @dataclass(frozen=True)
 class GatePoint:
-    """A submodule whose output (N, channels, H, W) is gated, `block` channels by one gate."""
+    """A submodule whose output (N, channels, H, W) is gated, `block` channels by one gate.
+
+    gate_of: for each channel the number of its gate, `UNGATED` for one that is always open; None:
+        every `block` neighbouring channels have one. Compressed networks have it.
+    """
 
     name: str
     channels: int
     block: int = 1
+    gate_of: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.channels % self.block:
@@ -37,11 +48,26 @@ class GatePoint:
                 f"gate point `{self.name}`: {self.channels} channels are no multiple of "
                 f"blocks of {self.block}"
             )
+        if self.gate_of is not None:
+            count = max(self.gate_of, default=UNGATED) + 1
+            numbers = set(self.gate_of) - {UNGATED}
+            if len(self.gate_of) != self.channels or numbers != set(range(count)) or not count:
+                raise ValueError(
+                    f"gate point `{self.name}`: gate_of numbers the gates of {self.channels} "
+                    f"channels from 0, with {UNGATED} for none: {self.gate_of} does not"
+                )
 
     @property
     def gates(self) -> int:
         """The number of its gates."""
-        return self.channels // self.block
+        return self.channels // self.block if self.gate_of is None else max(self.gate_of) + 1
+
+    @property
+    def gate_of_channels(self) -> tuple[int, ...]:
+        """For each channel the number of its gate, or `UNGATED`."""
+        if self.gate_of is not None:
+            return self.gate_of
+        return tuple(channel // self.block for channel in range(self.channels))
 
 
 def find_gate_points(
@@ -169,17 +195,25 @@ class GateHook:
     An object, not a closure: a copy of the backbone must get its own holder.
     """
 
-    def __init__(self, holder: GateHolder, index: int, block: int = 1) -> None:
+    def __init__(self, holder: GateHolder, index: int, point: GatePoint) -> None:
         self.holder = holder
         self.index = index
-        self.block = block
+        self.block = point.block
+        self.columns: Tensor | None = None
+        if point.gate_of is not None:
+            # Behind the gates there will be a column of ones.
+            columns = [point.gates if gate == UNGATED else gate for gate in point.gate_of]
+            self.columns = torch.tensor(columns, device="cpu")
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         if self.holder.gates is None:
             return None
         gates = self.holder.gates[self.index]
         assert gates is not None
-        if self.block > 1:
+        if self.columns is not None:
+            self.columns = self.columns.to(gates.device)
+            gates = F.pad(gates, (0, 1), value=1.0).index_select(1, self.columns)
+        elif self.block > 1:
             gates = gates.repeat_interleave(self.block, dim=1)
         return output * gates[:, :, None, None].to(output.dtype)
 
@@ -232,7 +266,7 @@ def attach(backbone: nn.Module, points: Sequence[GatePoint]) -> GateHolder:
     modules = [_submodule(backbone, point.name) for point in points]
     for index, (module, point) in enumerate(zip(modules, points, strict=True)):
         # Before any other hook: whoever watches this submodule sees what flows on.
-        module.register_forward_hook(GateHook(holder, index, point.block), prepend=True)
+        module.register_forward_hook(GateHook(holder, index, point), prepend=True)
     backbone.register_forward_pre_hook(_Disarm(holder))
     return holder
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +14,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
+    from gaternet.compression.report import CompressionReport
     from gaternet.ledger import LedgerRow, MeasuredRun
+    from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
     from gaternet.runtime.export import ExportResult
     from gaternet.training.config import Recipe
@@ -116,6 +119,38 @@ def run_macs(counted: "RunMacs", *, as_json: bool) -> None:
     console.print(table)
 
 
+def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None:
+    """Print what each form of a network takes; draw it too where a file is named."""
+    if figure is not None:
+        from gaternet.analysis.latency_figure import latency_figure
+
+        latency_figure(found, figure)
+    if as_json:
+        _print_json([asdict(row) for row in found.rows])
+        return
+    console = Console(markup=False, highlight=False)
+    console.print(f"{found.title} on {found.hardware}: forms measured in turns, MACs per image\n")
+    for batch in dict.fromkeys(row.batch for row in found.rows):
+        rows = [row for row in found.rows if row.batch == batch]
+        images = "1 image" if batch == 1 else f"{batch} images"
+        table = _table(images, "median", "95 % interval", "p95", "open", "MACs")
+        for row in rows:
+            low, high = row.interval_ms
+            table.add_row(
+                row.variant,
+                f"{row.median_ms:.2f} ms",
+                f"{low:.2f}-{high:.2f}",
+                f"{row.p95_ms:.2f} ms",
+                f"{100 * row.open_share:.0f} %",
+                f"{row.macs_per_image / 1e6:,.1f} M",
+            )
+        console.print(table)
+    for variant, reason in found.missing.items():
+        console.print(f"not measured: {variant}: {reason}")
+    if figure is not None:
+        console.print(f"figure: {figure}")
+
+
 def _part(macs: float, backbone: int) -> str:
     return f"{macs:,.0f} ({100 * macs / backbone:.1f} %)"
 
@@ -166,6 +201,37 @@ def exported(result: "ExportResult", *, as_json: bool) -> None:
             shown += ", by rounding"
         console.print(f"{result.verified_with}, {shown}", soft_wrap=True)
     console.print(result.about["speed"], soft_wrap=True)
+
+
+def compression(report: "CompressionReport", out: str, *, as_json: bool) -> None:
+    """Print what compression removed, how equal both models are, and what unseen images say."""
+    if as_json:
+        _print_json(asdict(report))
+        return
+    before, after, unseen, proof = report.before, report.after, report.unseen, report.verification
+    table = _table(f"{out}", "before", "after")
+    table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
+    table.add_row("multiply-accumulates, all open", f"{before.macs:,}", f"{after.macs:,}")
+    table.add_row("gates", f"{before.gates:,}", f"{after.gates:,}")
+    open_shares = (f"{100 * size.open_share:.1f} %" for size in (before, after))
+    table.add_row("open per image, mean", *open_shares)
+    rates = (f"{100 * c / unseen.images:.2f} %" for c in (unseen.correct_before, unseen.correct))
+    table.add_row(f"{report.unseen_split} images classified correctly", *rates)
+    console = Console(markup=False, highlight=False)
+    console.print(table)
+    console.print(
+        f"{report.removed:,} gates never opened, {report.always_on:,} never closed, "
+        f"{report.unneeded:,} have no reader left, on {report.recorded:,} {report.split} images "
+        f"(tolerance {report.tolerance})",
+        f"recorded images: max|Δ logits| / max|logits| = {proof.logit_error:.1e}, {proof.flips:,} "
+        f"of {proof.gates:,} gates that are left differ ({proof.rounding_flips:,} by rounding)",
+        f"{report.unseen_split} images: the same class for {unseen.same_class:,} of "
+        f"{unseen.images:,}; {unseen.wanted_removed:,} wanted a removed filter, "
+        f"{unseen.wanted_closed:,} wanted one closed that is always open now",
+        *(f"not counted: {name} (× {calls})" for name, calls in report.uncounted.items()),
+        sep="\n",
+        soft_wrap=True,
+    )
 
 
 def imported(run: "Run") -> None:

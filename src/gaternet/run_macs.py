@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gaternet.accounting import count_macs
 from gaternet.analysis import MacReport, collect, report_macs
-from gaternet.commands import EvaluationRequest, load_model, load_split
+from gaternet.commands import EvaluationRequest, load_model, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError
 from gaternet.model import GatedModel
@@ -45,7 +45,7 @@ def count_run(path: Path, request: EvaluationRequest, images: int | None = None)
             f"{path} is a plain network: every image needs the {_plain_macs(model, run):,} "
             "multiply-accumulates of all its filters"
         )
-    split, data = load_split(run, request), run.config.recipe.data
+    split, data = split_images(run, request.data, request.split), run.config.recipe.data
     batches = normalised_batches(split, data, device)
     record = collect(model, _first(batches, images or len(split)))
     report = report_macs(count_macs(model, data.input_size), record)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from gaternet.binarizers import Binarizer
 from gaternet.local import LocalGaterNet
-from gaternet.model import GatedModel
+from gaternet.model import Decision, GaterNetOutput
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,23 @@ class Verification:
         return self.logit_error <= tolerance and self.flips == self.rounding_flips
 
 
+class Reference(Protocol):
+    """A gated model, or what decides and answers like one."""
+
+    @property
+    def training(self) -> bool: ...
+
+    @property
+    def binarizer(self) -> Binarizer: ...
+
+    def __call__(self, images: Tensor, gates: Tensor | None = None) -> GaterNetOutput: ...
+
+    def decide(self, images: Tensor) -> Decision: ...
+
+
 @torch.no_grad()
 def verify(
-    reference: GatedModel,
+    reference: Reference,
     other: Callable[..., Any],
     images: Tensor,
     gates: Tensor | None = None,

@@ -113,7 +113,7 @@ def test_a_glance_at_the_scaled_image_exports(image: int, glance: int, tmp_path:
 
     class Glance(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return Gater(nn.Identity(), 1, input_size=glance)._glance(images)
+            return Gater(nn.Identity(), 1, input_size=glance).glance(images)
 
     result = export(Glance(), tmp_path / "model.onnx", Serving((3, image, image)))
     tolerance = 2e-5 if image % glance else 1e-6

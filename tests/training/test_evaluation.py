@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gaternet.accounting import count_macs
 from gaternet.analysis.record import collect
 from gaternet.binarizers import GateForm
 from gaternet.data.image_set import ImageSet, make_image_set
@@ -105,6 +106,28 @@ def test_gates_are_counted(planted: GaterNet) -> None:
     assert gates.mean_open == pytest.approx((90 * 5 + 9 * bright) / 90)
     near = 9 * sum(abs(logit) < 1 for logit in follow)
     assert gates.near_threshold == pytest.approx(near / (90 * 20))
+
+
+def test_macs_are_those_of_the_gates_that_each_image_opens(planted: GaterNet) -> None:
+    images = few_digits(90)
+    gates = evaluate(planted, images, DIGITS, CPU, batch_size=40).gates
+    assert gates is not None
+    counter = count_macs(planted, DIGITS.input_size)
+    with torch.no_grad():
+        each = [counter(planted.decide(one[None]).gates.double()).sum() for one in scaled(images)]
+    assert gates.needed_macs == pytest.approx(sum(each).item() / 90)
+    assert gates.backbone_macs == counter.backbone_macs
+    assert gates.needed_macs < counter.backbone_macs
+
+
+def test_soft_gate_that_is_not_closed_needs_its_filter(planted: GaterNet) -> None:
+    soft, hard = (
+        evaluate(planted, few_digits(20), DIGITS, CPU, form).gates
+        for form in (GateForm.SOFT, GateForm.HARD)
+    )
+    assert soft is not None
+    assert hard is not None
+    assert hard.needed_macs < soft.needed_macs
 
 
 def test_threshold_counts(planted: GaterNet) -> None:

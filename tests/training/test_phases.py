@@ -32,10 +32,11 @@ RESULT_KEYS = {
     "recipe", "command", "data", "epochs", "pretrain_epochs", "seed", "settings",
     "macs_uncounted", "hardware", "processes", "computed_with", "gate_form",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
-    "parameters", "macs_per_image", "gates",
+    "parameters", "macs_per_image", "macs_needed_per_image", "gates",
 }  # fmt: skip
 GATE_KEYS = {
     "total", "always_on", "always_off", "input_dependent", "mean_open", "near_threshold",
+    "needed_macs", "backbone_macs",
 }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_plain_result(plain: Run) -> None:
     assert (result["recipe"], result["epochs"], result["seed"]) == ("digits/resnet8", 1, 0)
     train_images = load_digits("train")
     assert result["data"] == {"name": "digits", "fingerprint": train_images.fingerprint}
-    assert result["macs_per_image"] == CONVS + 640
+    assert result["macs_per_image"] == result["macs_needed_per_image"] == CONVS + 640
     model = gaternet.load(plain.path)
     assert result["parameters"] == sum(p.numel() for p in model.parameters())
     test = load_digits("test")
@@ -107,6 +108,7 @@ def test_joint_result(joint: Run) -> None:
     kinds = gates["always_on"] + gates["always_off"] + gates["input_dependent"]
     assert kinds == gates["total"]
     assert result["macs_per_image"] == 2 * CONVS + 640 + 64 * 8 + 8 * 112
+    assert result["macs_needed_per_image"] < result["macs_per_image"]
     test = load_digits("test")
     model = gaternet.load(joint.path)
     with torch.no_grad():

@@ -23,6 +23,7 @@ from gaternet.training.run import open_run
 from gaternet.training.trainer import Trainer
 from small_runs import (
     EAGER,
+    EFFICIENT,
     GATED,
     PLAIN,
     Silent,
@@ -199,9 +200,16 @@ def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (PLAIN, 0.0, EAGER),
         (PLAIN, 0.0, Compute(precision="bfloat16", compile="off", channels_last=True)),
         (GATED, 0.9, Compute(precision="float32", compile="off", channels_last=True)),
+        (EFFICIENT, 0.0, EAGER),
         (RMSPROP, 0.0, EAGER),
     ],
-    ids=["plain", "plain, bfloat16, channels last", "gated, averaged, channels last", "rmsprop"],
+    ids=[
+        "plain",
+        "plain, bfloat16, channels last",
+        "gated, averaged, channels last",
+        "on a budget",
+        "rmsprop",
+    ],
 )
 def test_resumed_run_equals_an_undisturbed_one_to_the_byte(
     recipe: Recipe, ema: float, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,140 +2,40 @@
 
 import copy
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from gaternet.binarizers import GateForm
+from gaternet.channels import is_batch_dependent
 from gaternet.errors import UserError
 from gaternet.gate_flow import follow
-from gaternet.gate_points import GateHolder, GatePoint, attach, detach
+from gaternet.gate_points import GatePoint, detach
 from gaternet.graph import trace
-from gaternet.model import GatedModel, GaterNet, GaterNetOutput
+from gaternet.model import GatedModel, GaterNet
 from gaternet.runtime.build import load_kernels
-from gaternet.runtime.lowering import Unit, find_units, lower, unit_module, unit_name
+from gaternet.runtime.compiled import (
+    CompiledBackbone,
+    CompiledGaterNet,
+    LayerChoice,
+    MaskedBackbone,
+    Report,
+    evaluation,
+    is_binary,
+    masked_backbone,
+    no_gates,
+)
+from gaternet.runtime.lowering import lower, unit_module, unit_name
+from gaternet.runtime.units import Unit, find_units
 from gaternet.verification import relative_error
 
 TOLERANCE = 1e-4
 """Largest max|Δ logits| / max|logits| between masked and compiled that passes for rounding."""
 
 _REPEATS = 5
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """How a conv is computed: `skips` closed filters or not, and what both were measured to take.
-
-    milliseconds: medians at the example's shapes and gates; None where there was no choice
-    """
-
-    name: str
-    skips: bool
-    gated_ms: float | None = None
-    dense_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of a backbone.
-
-    layers: its convs, in the order of execution
-    chunk: how many images are computed at a time
-    masked_because: why the backbone runs masked, all filters computed; None where it does not
-    slow_because: why the operator is plain PyTorch, which skips nothing; None where it is not
-    """
-
-    layers: tuple[LayerChoice, ...] = ()
-    chunk: int | None = None
-    masked_because: str | None = None
-    slow_because: str | None = None
-
-
-class CompiledBackbone(nn.Module):
-    """Images (N, C, H, W) and gates (N, G), 0 or 1 → what the backbone returns under them.
-
-    Computed without gradients. Several threads may call it at once.
-    """
-
-    def __init__(self, body: nn.Module, report: Report) -> None:
-        super().__init__()
-        self.body = body
-        self.report = report
-
-    @torch.no_grad()
-    def forward(self, images: Tensor, gates: Tensor) -> Any:
-        images = images.contiguous(memory_format=torch.channels_last)
-        chunk = self.report.chunk
-        if chunk is None or len(images) <= chunk:
-            return self.body(images, gates)
-        parts = zip(images.split(chunk), gates.split(chunk), strict=True)
-        return _join([self.body(*part) for part in parts])
-
-
-class MaskedBackbone(nn.Module):
-    """A backbone under gate hooks; one thread at a time, because they hold the gates."""
-
-    def __init__(self, backbone: nn.Module, holder: GateHolder) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.holder = holder
-        self.lock = threading.Lock()
-
-    def forward(self, images: Tensor, gates: Tensor) -> Any:
-        with self.lock:
-            self.holder.arm(gates)
-            return self.backbone(images)
-
-
-class CompiledGaterNet(nn.Module):
-    """A GaterNet in evaluation mode that computes its open filters only; see `compile`."""
-
-    def __init__(
-        self, model: GaterNet, backbone: CompiledBackbone, extractor: CompiledBackbone
-    ) -> None:
-        super().__init__()
-        self.gate_count = model.gate_count
-        self.slices = model.slices
-        self.gater = model.gater
-        self.binarizer = model.binarizer
-        self.backbone = backbone
-        self.extractor = extractor
-
-    @property
-    def report(self) -> Report:
-        """How each layer is computed, and why."""
-        return self.backbone.report
-
-    def forward(self, images: Tensor, gates: Tensor | None = None) -> GaterNetOutput:
-        """Return logits and gates, as the model does; `gates` (N, G) or (G,), 0 or 1.
-
-        Raises ValueError for gates of another shape, or that are neither 0 nor 1.
-        """
-        gates = self.decide(images) if gates is None else self._check(gates, len(images))
-        return GaterNetOutput(self.backbone(images, gates), gates)
-
-    @torch.no_grad()
-    def decide(self, images: Tensor) -> Tensor:
-        """Return the gates (N, G) that the gater opens."""
-        glance = self.gater.glance(images)
-        features = self.extractor(glance, glance.new_ones(len(glance), 1))
-        assert self.gater.head is not None
-        return self.binarizer.evaluate(self.gater.head(features)).float()
-
-    def _check(self, gates: Tensor, batch: int) -> Tensor:
-        if gates.shape not in ((self.gate_count,), (batch, self.gate_count)):
-            raise ValueError(
-                f"gates of shape {tuple(gates.shape)} for {batch} images and {self.gate_count} "
-                f"gates: give ({self.gate_count},) or ({batch}, {self.gate_count})"
-            )
-        gates = gates.float().expand(batch, self.gate_count).contiguous()
-        if not _binary(gates):
-            raise ValueError("gates must be 0 or 1: what is half open cannot be skipped")
-        return gates
 
 
 def compile(model: GatedModel, images: Tensor | None = None) -> CompiledGaterNet:
@@ -146,29 +46,29 @@ def compile(model: GatedModel, images: Tensor | None = None) -> CompiledGaterNet
 
     The model is copied. What cannot be lowered runs masked, and `report` says why.
 
-    Raises UserError where the gates are not decided by a gater, or are not 0 or 1.
+    Raises UserError where the gates are not decided by a gater, or are not 0 or 1, and where the
+    weights are not float32.
     """
     if not isinstance(model, GaterNet):
         raise UserError(
             f"{type(model).__name__} decides on its gates layer by layer, on the way: only a "
             "GaterNet, whose gater decides first, can be compiled"
         )
+    _check_weights(model)
     model = copy.deepcopy(model).eval()
     detach(model.backbone)
-    like = next(model.parameters())
-    if like.dtype != torch.float32:
-        raise UserError(f"the model's weights are {like.dtype}: the kernels compute in float32")
     if images is None:
-        images = torch.randn(1, *model.input_size, device=like.device)
-    with torch.no_grad():
+        images = torch.randn(1, *model.input_size, generator=torch.Generator().manual_seed(0))
+        images = images.to(next(model.gater.parameters()).device)
+    with evaluation(images.device):
         gates = model.decide(images).gates.float()
-    if not _binary(gates):
+        glance = model.gater.glance(images)
+    if model.binarizer.form is not GateForm.HARD or not is_binary(gates):
         raise UserError(
             f"{model.binarizer!r} gives gates between 0 and 1: what is half open cannot be skipped"
         )
     backbone = compile_backbone(model.backbone, model.points, images, gates)
-    glance = model.gater.glance(images)
-    extractor = compile_backbone(model.gater.extractor, (), glance, glance.new_ones(len(images), 1))
+    extractor = compile_backbone(model.gater.extractor, (), glance, no_gates(glance))
     return CompiledGaterNet(model, backbone, extractor)
 
 
@@ -178,50 +78,88 @@ def compile_backbone(
     """Return a plain backbone that computes what gates at `points` leave open.
 
     images, gates: examples (N, C, H, W) and (N, G), 0 or 1, that it is timed on
+
+    Raises ValueError for examples of other shapes, UserError for weights that are not float32.
     """
+    _check_weights(backbone)
+    _check_examples(points, images, gates)
     backbone = copy.deepcopy(backbone).eval()
     slow = load_kernels(images.device)
-    masked = CompiledBackbone(_masked(backbone, points), Report(slow_because=slow))
-    images = images.contiguous(memory_format=torch.channels_last)
-    try:
-        flow = follow(trace(backbone, _size(images)), points)
-        units = find_units(flow, backbone)
-        whole = lower(flow, backbone, units)
-    except UserError as error:
-        return CompiledBackbone(masked.body, Report(masked_because=str(error)))
+    masked = masked_backbone(backbone, points)
+    with evaluation(images.device):
+        masked(images.clone(), gates)  # if it does not run either, that is no matter of compiling
+        try:
+            return _compile(backbone, points, (images, gates.float()), masked, slow)
+        except UserError as error:
+            reason = str(error)
+        except Exception as error:  # whatever a user's own operations raise
+            reason = f"lowered, it does not run: {_explain(error)}"
+    return CompiledBackbone(masked, Report(masked_because=reason, slow_because=slow))
+
+
+def _compile(
+    backbone: nn.Module,
+    points: Sequence[GatePoint],
+    examples: tuple[Tensor, Tensor],
+    masked: MaskedBackbone,
+    slow: str | None,
+) -> CompiledBackbone:
+    for name, module in backbone.named_modules():
+        if is_batch_dependent(module):
+            raise UserError(f"`{name}` normalises by statistics of the batch, which runs in parts")
+    images, gates = examples
+    size = (images.shape[1], images.shape[2], images.shape[3])
+    flow = follow(trace(backbone, size), points)
+    units = find_units(flow, backbone)
+    whole = lower(flow, backbone, units)
+    # Another batch size too: Python that asks for it makes it a constant of the trace.
+    _compare(fx.Interpreter(whole).run, masked, *(torch.cat([e, e[:1]]) for e in examples))
     chunk = _fastest_chunk(whole, images, gates)
-    choices = _choose(whole, backbone, units, images[:chunk], gates[:chunk])
+    last = images.contiguous(memory_format=torch.channels_last)
+    choices = _choose(whole, backbone, units, last[:chunk], gates[:chunk])
     dense = [unit for unit, choice in choices.items() if not choice.skips]
-    layers = tuple(choices.values())
-    compiled = CompiledBackbone(
-        lower(flow, backbone, units, dense), Report(layers, chunk, slow_because=slow)
-    )
-    apart = relative_error(compiled(images, gates), masked(images, gates))
-    if not apart <= TOLERANCE:
-        reason = f"compiled, its outputs are {apart:.1e} of the largest away from the masked ones"
-        return CompiledBackbone(masked.body, Report(masked_because=reason))
+    report = Report(tuple(choices.values()), chunk, size, slow_because=slow)
+    compiled = CompiledBackbone(lower(flow, backbone, units, dense), report)
+    _compare(compiled, masked, images, gates)
     return compiled
 
 
-def _masked(backbone: nn.Module, points: Sequence[GatePoint]) -> MaskedBackbone:
-    backbone = copy.deepcopy(backbone)
-    return MaskedBackbone(backbone, attach(backbone, points))
+def _compare(
+    form: Callable[..., Any], masked: MaskedBackbone, images: Tensor, gates: Tensor
+) -> None:
+    """Raise UserError where a form does not return what the masked backbone does."""
+    expected = masked(images.clone(), gates)
+    if not isinstance(expected, Tensor | list | tuple):
+        raise UserError(f"it returns a {type(expected).__name__}, not tensors or a list of them")
+    last = images.clone(memory_format=torch.channels_last)
+    apart = relative_error(form(last, gates), expected)
+    if not apart <= TOLERANCE:
+        raise UserError(f"its outputs would be {apart:.1e} of the largest away from the masked")
 
 
-def _size(images: Tensor) -> tuple[int, int, int]:
-    _, channels, height, width = images.shape
-    return channels, height, width
+def _check_weights(module: nn.Module) -> None:
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise UserError(f"`{name}` is {tensor.dtype}: the kernels compute in float32")
 
 
-def _binary(gates: Tensor) -> bool:
-    return bool(((gates == 0) | (gates == 1)).all())
+def _check_examples(points: Sequence[GatePoint], images: Tensor, gates: Tensor) -> None:
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"example images are {tuple(images.shape)}: give (N, C, H, W), N ≥ 1")
+    expected = (len(images), sum(point.gates for point in points))
+    if gates.shape != expected:
+        raise ValueError(f"example gates are {tuple(gates.shape)}, not {expected}")
+    if not is_binary(gates):
+        raise ValueError("example gates must be 0 or 1: what is half open cannot be skipped")
 
 
-def _join(parts: Sequence[Any]) -> Any:
-    """One batch of several, of tensors or of lists of tensors."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts))
-    return [_join(several) for several in zip(*parts, strict=True)]
+def _explain(error: Exception) -> str:
+    """What an operation of a lowered graph raised, and which operation it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    where = next((line for line in lines[1:] if line.startswith("While executing")), None)
+    return first if where is None else f"{first} ({where})"
 
 
 class _Timer(fx.Interpreter):

@@ -84,6 +84,7 @@ class Onnx(ExportFormat):
         assert onnxruntime is not None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
         def run(images: Tensor) -> tuple[Tensor, ...]:

@@ -54,7 +54,7 @@ def unpack_weight(packed: Tensor, filters: int) -> Tensor:
 
 def spread(gates: Tensor, columns: Tensor) -> Tensor:
     """Return the gates (N, G) of each channel, (N, C, 1, 1): 1 where none is named (column −1)."""
-    return torch.where(columns < 0, 1.0, gates[:, columns.clamp_min(0)])[..., None, None]
+    return F.pad(gates, (0, 1), value=1.0)[:, columns][..., None, None]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def _convolve(
     filters = unpack_weight(weight, len(output_gates))
     given = torch.where(spread(gates, input_gates) == 0, 0.0, x)
     y = F.conv2d(given, filters, bias[: len(filters)], list(stride), list(padding), list(dilation))
-    return y * spread(gates, output_gates)
+    scale = spread(gates, output_gates)
+    # Not only a product: what is closed is 0, whatever was computed for it.
+    return torch.where(scale == 0, 0.0, y * scale).contiguous(memory_format=torch.channels_last)
 
 
 def gated_conv2d_reference(*operands: Any) -> Tensor:
@@ -114,8 +116,8 @@ def gated_conv2d_add_reference(y: Tensor, *operands: Any) -> None:
 def _shape_only(x: Tensor, weight: Tensor, bias: Tensor, gates: Tensor, *others: Any) -> Tensor:
     _, output_gates, *geometry, _ = others
     sides = Geometry(*geometry).output(x.shape[2:], weight.shape[1:3])
-    y = x.new_empty((x.shape[0], output_gates.shape[0], *sides))
-    return y.to(memory_format=torch.channels_last)
+    shape = (x.shape[0], output_gates.shape[0], *sides)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 @cache

@@ -1,9 +1,12 @@
 // The CPU implementation of the operator gaternet::gated_conv2d; its schema is in operator.py.
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
+
+#include <algorithm>
 
 #include "gated_conv2d.h"
 
@@ -13,19 +16,40 @@ using at::Tensor;
 
 constexpr auto kLayout = at::MemoryFormat::ChannelsLast;
 
+bool are_gates(const Tensor& named, int64_t channels, int64_t count) {
+  if (named.scalar_type() != at::kInt || named.dim() != 1 || named.numel() != channels) return false;
+  const Tensor own = named.contiguous();
+  const int32_t* gate = own.const_data_ptr<int32_t>();
+  return std::all_of(gate, gate + channels, [&](int32_t g) { return g >= -1 && g < count; });
+}
+
+// How far a kernel of this size goes over an image: the number of output pixels, 0 if it is larger.
+int64_t steps(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
+  const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
 gaternet::Shape shape_of(const Tensor& x, const Tensor& weight, const Tensor& bias,
                          const Tensor& gates, const Tensor& input_gates, const Tensor& output_gates,
                          at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation) {
-  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat, "x must be float32 (N, C, H, W)");
-  TORCH_CHECK(weight.dim() == 5 && weight.size(3) == x.size(1) && weight.size(4) == gaternet::kLanes,
-              "the packed weight is of another number of input channels");
-  TORCH_CHECK(weight.scalar_type() == at::kFloat && bias.scalar_type() == at::kFloat &&
-                  gates.scalar_type() == at::kFloat,
-              "weight, bias and gates must be float32");
-  TORCH_CHECK(gates.dim() == 2 && gates.size(0) == x.size(0), "gates must be (N, G)");
-  TORCH_CHECK(input_gates.scalar_type() == at::kInt && input_gates.numel() == x.size(1) &&
-                  output_gates.scalar_type() == at::kInt,
-              "input_gates and output_gates name a gate for each channel, int32");
+  for (const Tensor* t : {&x, &weight, &bias, &gates})
+    TORCH_CHECK(t->scalar_type() == at::kFloat, "x, weight, bias and gates must be float32");
+  for (const Tensor* t : {&weight, &bias, &gates, &input_gates, &output_gates})
+    TORCH_CHECK(t->device().is_cpu(), "all tensors must be on the CPU, as x is");
+  TORCH_CHECK(x.dim() == 4 && x.size(1) > 0, "x must be (N, C, H, W), is ", x.sizes());
+  TORCH_CHECK(weight.dim() == 5 && weight.size(3) == x.size(1) && weight.size(4) == gaternet::kLanes &&
+                  weight.size(1) > 0 && weight.size(2) > 0,
+              "weight must be packed, (blocks, KH, KW, ", x.size(1), ", 16), is ", weight.sizes());
+  TORCH_CHECK(gates.dim() == 2 && gates.size(0) == x.size(0),
+              "gates must be (N, G) for ", x.size(0), " images, are ", gates.sizes());
+  TORCH_CHECK(are_gates(input_gates, x.size(1), gates.size(1)) &&
+                  are_gates(output_gates, output_gates.numel(), gates.size(1)),
+              "input_gates (C,) and output_gates (O,) name a column of the gates for each channel, "
+              "or -1, in int32");
+  TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2 &&
+                  std::min({stride[0], stride[1], dilation[0], dilation[1]}) > 0 &&
+                  std::min(padding[0], padding[1]) >= 0,
+              "stride and dilation are two positive numbers each, padding two that are not negative");
   gaternet::Shape s{};
   s.batch = x.size(0), s.channels = x.size(1), s.height = x.size(2), s.width = x.size(3);
   s.filters = output_gates.numel();
@@ -33,11 +57,12 @@ gaternet::Shape shape_of(const Tensor& x, const Tensor& weight, const Tensor& bi
   s.stride_y = stride[0], s.stride_x = stride[1];
   s.padding_y = padding[0], s.padding_x = padding[1];
   s.dilation_y = dilation[0], s.dilation_x = dilation[1];
-  s.rows = (s.height + 2 * s.padding_y - s.dilation_y * (s.kernel_height - 1) - 1) / s.stride_y + 1;
-  s.columns = (s.width + 2 * s.padding_x - s.dilation_x * (s.kernel_width - 1) - 1) / s.stride_x + 1;
-  TORCH_CHECK(weight.size(0) == s.blocks() && bias.numel() == s.blocks() * gaternet::kLanes,
-              "the packed weight and bias are of another number of filters");
-  TORCH_CHECK(s.rows > 0 && s.columns > 0, "the image is smaller than the kernel");
+  s.rows = steps(s.height, s.kernel_height, s.stride_y, s.padding_y, s.dilation_y);
+  s.columns = steps(s.width, s.kernel_width, s.stride_x, s.padding_x, s.dilation_x);
+  TORCH_CHECK(weight.size(0) == s.blocks() && bias.dim() == 1 &&
+                  bias.numel() == s.blocks() * gaternet::kLanes,
+              "weight and bias must be packed for ", s.filters, " filters");
+  TORCH_CHECK(s.rows > 0 && s.columns > 0, "an image ", x.sizes(), " is smaller than the kernel");
   return s;
 }
 
@@ -81,6 +106,7 @@ void gated_conv2d_add_(Tensor& y, const Tensor& x, const Tensor& weight, const T
   TORCH_CHECK(y.sizes() == at::IntArrayRef({s.batch, s.filters, s.rows, s.columns}) &&
                   y.scalar_type() == at::kFloat,
               "y must be float32 and of the shape of the output");
+  at::assert_no_overlap(y, x);
   const Tensor sum = y.contiguous(kLayout);
   gaternet::Operands operands{};
   operands.relu = relu;

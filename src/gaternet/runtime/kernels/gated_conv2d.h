@@ -76,8 +76,8 @@ inline Open open_parts(const Shape& s, const Operands& a, int64_t n) {
     if (gate < 0 || gates[gate] != 0.f) open.channels.push_back(static_cast<int32_t>(c));
   }
   open.count = static_cast<int64_t>(open.channels.size());
-  for (int64_t i = 0; i < std::min(kLanes, open.count); ++i)
-    open.channels.push_back(static_cast<int32_t>(s.channels + open.channels[i]));
+  for (int64_t i = 0; open.count > 0 && i < kLanes; ++i)
+    open.channels.push_back(static_cast<int32_t>(s.channels + open.channels[i % open.count]));
   open.scale.assign(s.blocks() * kLanes, 0.f);
   for (int64_t b = 0; b < s.blocks(); ++b) {
     bool any = false;
@@ -176,7 +176,7 @@ template <int kPixels, typename Sums>
   const Vector scale = load(open.scale.data() + filter);
 #pragma GCC unroll 28
   for (int p = 0; p < kPixels; ++p) {
-    Vector sum = sums(p) * scale;
+    Vector sum = scale != 0.f ? sums(p) * scale : Vector{};  // also where 0 · inf is NaN
     const int64_t to = (at + p) * s.filters + filter;
     if (a.adds) {
       Vector other{};
@@ -186,7 +186,7 @@ template <int kPixels, typename Sums>
         std::memcpy(&other, a.y + to, 4 * lanes);
       sum += other;
     }
-    if (a.relu) sum = sum > 0.f ? sum : Vector{};
+    if (a.relu) sum = sum < 0.f ? Vector{} : sum;  // NaN stays, as in PyTorch
     if (lanes == kLanes)
       *reinterpret_cast<Vector*>(a.y + to) = sum;
     else

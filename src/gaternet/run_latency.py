@@ -1,0 +1,172 @@
+"""What a run, or any network by name, takes in milliseconds: dense, masked, compiled, slim."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gaternet import backbones, checkpoint
+from gaternet.analysis import collect
+from gaternet.backbones import BackboneConfig
+from gaternet.commands import split_images
+from gaternet.compression import compress
+from gaternet.data.batches import normalised_batches
+from gaternet.errors import UsageError, UserError
+from gaternet.gate_points import GatePoint, find_gate_points
+from gaternet.graph import trace
+from gaternet.model import GaterNet
+from gaternet.runtime.contestants import Field, given_gates, own_gates
+from gaternet.runtime.latency import LatencyRow, measure
+from gaternet.training.compute import choose_device, hardware
+from gaternet.training.run import Run, open_run
+
+SplitName = Literal["test", "train", "validation"]
+
+CLASSES = 1000
+"""Of a network that is measured with fresh weights."""
+
+RECORDED = 2000
+"""Training images that decide which filters of a run never open."""
+
+
+@dataclass(frozen=True)
+class LatencyRequest:
+    """How to measure.
+
+    seconds: for each batch size, at least
+    threads: of the CPU; None: PyTorch's own choice
+    """
+
+    batches: tuple[int, ...]
+    seconds: float
+    threads: int | None
+    device: str
+
+
+@dataclass(frozen=True)
+class RandomGatesRequest:
+    """A network by name, and gates that are drawn for each image.
+
+    open_share: share of each layer's gates that is open
+    image_size: side of the images; None: the network's own
+    """
+
+    network: str
+    open_share: float
+    layers: Literal["outer", "inner", "both"]
+    block: int
+    image_size: int | None
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What was measured, and what could not be: variant → why."""
+
+    title: str
+    hardware: str
+    rows: tuple[LatencyRow, ...]
+    missing: dict[str, str]
+
+
+def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> Latencies:
+    """Measure a run's newest checkpoint on test images, its gater included.
+
+    Raises UserError where there is none or it has no gater, or where data do not go with it.
+    """
+    device = _prepare(request)
+    run = open_run(path)
+    model = checkpoint.load(path).to(device)
+    if not isinstance(model, GaterNet):
+        raise UsageError(f"{path} has no gater: `gaternet bench latency --model` takes any network")
+    small = _compressed(model, run, data, device)
+    images = _images(run, "test", data, max(request.batches), device)
+    if len(images) < max(request.batches):
+        raise UsageError(f"--batches {max(request.batches)}: {len(images)} test images are there")
+
+    def field(batch: int) -> Field:
+        return own_gates(model, small, images[:batch])
+
+    return _race(run.config.recipe.name, field, request, device)
+
+
+def time_network(wanted: RandomGatesRequest, request: LatencyRequest) -> Latencies:
+    """Measure a network with fresh weights, under gates that are drawn for each image.
+
+    Raises UsageError where it cannot be gated so.
+    """
+    if not 0 <= wanted.open_share <= 1:
+        raise UsageError(f"--open-share {wanted.open_share} is no share: give one from 0 to 1")
+    device = _prepare(request)
+    size = {} if wanted.image_size is None else {"image_size": wanted.image_size}
+    try:
+        backbone = backbones.create(BackboneConfig(wanted.network, CLASSES, **size)).eval()
+        channels, *sides = trace(backbone).input_size
+        graph = trace(backbone, (channels, *([wanted.image_size] * 2 if size else sides)))
+        points = find_gate_points(graph, wanted.layers, wanted.block)
+    except ValueError as error:
+        raise UsageError(f"--model {wanted.network}: {error}") from None
+    backbone = backbone.to(device)
+    draws = torch.Generator().manual_seed(0)
+
+    def field(batch: int) -> Field:
+        images = torch.randn(batch, *graph.input_size, generator=draws).to(device)
+        gates = random_gates(points, wanted.open_share, batch, draws).to(device)
+        return given_gates(backbone, points, images, gates)
+
+    return _race(wanted.network, field, request, device)
+
+
+def random_gates(
+    points: Sequence[GatePoint], open_share: float, batch: int, draws: torch.Generator
+) -> Tensor:
+    """Draw gates (N, G), for each image as many open ones at every gate point."""
+    parts = []
+    for point in points:
+        order = torch.rand(batch, point.gates, generator=draws).argsort(dim=1)
+        parts.append((order < round(open_share * point.gates)).float())
+    return torch.cat(parts, dim=1)
+
+
+def _prepare(request: LatencyRequest) -> torch.device:
+    if min(request.batches, default=0) < 1:
+        raise UsageError("--batches: sizes of at least 1")
+    if request.threads is not None and request.threads < 1:
+        raise UsageError(f"--threads {request.threads}: at least 1")
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    return choose_device(request.device)
+
+
+def _race(
+    title: str, field: Callable[[int], Field], request: LatencyRequest, device: torch.device
+) -> Latencies:
+    rows: list[LatencyRow] = []
+    missing: dict[str, str] = {}
+    for batch in request.batches:
+        ready = field(batch)
+        rows += measure(ready, batch, request.seconds, device)
+        missing |= ready.missing
+    return Latencies(title, hardware(device), tuple(rows), missing)
+
+
+def _compressed(
+    model: GaterNet, run: Run, data: str | None, device: torch.device
+) -> GaterNet | None:
+    """Return the model without the filters that no training image opens; None if all depend."""
+    images = _images(run, "train", data, RECORDED, device)
+    try:
+        return compress(model, collect(model, [images]), input_size=model.input_size)
+    except UserError:  # no gate is left that depends on the image
+        return None
+
+
+def _images(
+    run: Run, split: SplitName, data: str | None, count: int, device: torch.device
+) -> Tensor:
+    """Return the first normalised images of a split, (count, C, H, W), fewer if there are fewer."""
+    found = split_images(run, data, split)
+    batches = normalised_batches(found, run.config.recipe.data, device, count)
+    return next(iter(batches)).contiguous()

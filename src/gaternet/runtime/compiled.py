@@ -1,0 +1,182 @@
+"""What compiling gives: a backbone that skips closed filters or runs masked, a model around it."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gaternet.gate_points import GateHolder, GatePoint, attach
+from gaternet.model import GaterNet, GaterNetOutput
+from gaternet.runtime.build import load_cpu_kernels
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """How a conv is computed: `skips` closed filters or not, and what both were measured to take.
+
+    milliseconds: medians at the example's shapes and gates; None where there was no choice
+    """
+
+    name: str
+    skips: bool
+    gated_ms: float | None = None
+    dense_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a backbone.
+
+    layers: its convs, in the order of execution
+    chunk: how many images are computed at a time; None where it runs masked
+    image_size: (C, H, W) of the images that it takes; None where it runs masked, which takes any
+    masked_because: why the backbone runs masked, all filters computed; None where it does not
+    slow_because: why the operator is plain PyTorch, which skips nothing; None where it is not
+    """
+
+    layers: tuple[LayerChoice, ...] = ()
+    chunk: int | None = None
+    image_size: tuple[int, ...] | None = None
+    masked_because: str | None = None
+    slow_because: str | None = None
+
+
+class CompiledBackbone(nn.Module):
+    """Images (N, C, H, W) and gates (N, G), 0 or 1 → what the backbone returns under them.
+
+    Computed in float32, also under autocast, and without gradients. Several threads may call it at
+    once. Raises ValueError for images of another size than it was compiled for.
+    """
+
+    def __init__(self, body: nn.Module, report: Report) -> None:
+        super().__init__()
+        self.body = body
+        self.report = report
+        self.eval()
+
+    def forward(self, images: Tensor, gates: Tensor) -> Any:
+        size, chunk = self.report.image_size, self.report.chunk
+        if size is not None and tuple(images.shape[1:]) != size:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} for a backbone that was compiled for "
+                f"(N, {', '.join(map(str, size))}): compile it again with examples of that size"
+            )
+        with evaluation(images.device):
+            if chunk is None:
+                return self.body(images, gates)
+            images = images.contiguous(memory_format=torch.channels_last)
+            if len(images) <= chunk:
+                return self.body(images, gates)
+            parts = zip(images.split(chunk), gates.split(chunk), strict=True)
+            return _join([self.body(*part) for part in parts])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        load_cpu_kernels()  # in another process than the one that compiled it
+
+
+class MaskedBackbone(nn.Module):
+    """A backbone under gate hooks; one thread at a time, because they hold the gates."""
+
+    def __init__(self, backbone: nn.Module, holder: GateHolder) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.holder = holder
+        self.lock = threading.Lock()
+
+    def forward(self, images: Tensor, gates: Tensor) -> Any:
+        with self.lock:
+            self.holder.arm(gates)
+            return self.backbone(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.lock = threading.Lock()
+
+
+class CompiledGaterNet(nn.Module):
+    """A GaterNet in evaluation mode that computes its open filters only; see `compile`."""
+
+    def __init__(
+        self, model: GaterNet, backbone: CompiledBackbone, extractor: CompiledBackbone
+    ) -> None:
+        super().__init__()
+        self.gate_count = model.gate_count
+        self.slices = model.slices
+        self.gater = model.gater
+        self.binarizer = model.binarizer
+        self.backbone = backbone
+        self.extractor = extractor
+        self.eval()
+
+    @property
+    def report(self) -> Report:
+        """How each layer is computed, and why."""
+        return self.backbone.report
+
+    def forward(self, images: Tensor, gates: Tensor | None = None) -> GaterNetOutput:
+        """Return logits and gates, as the model does; `gates` (N, G) or (G,), 0 or 1.
+
+        Raises ValueError for gates of another shape, or that are neither 0 nor 1, and for images
+        of another size than it was compiled for.
+        """
+        gates = self.decide(images) if gates is None else self._check(gates, len(images))
+        return GaterNetOutput(self.backbone(images, gates), gates)
+
+    def decide(self, images: Tensor) -> Tensor:
+        """Return the gates (N, G) that the gater opens."""
+        with evaluation(images.device):
+            glance = self.gater.glance(images)
+            features = self.extractor(glance, no_gates(glance))
+            assert self.gater.head is not None
+            return self.binarizer.evaluate(self.gater.head(features)).float()
+
+    def _check(self, gates: Tensor, batch: int) -> Tensor:
+        if gates.shape not in ((self.gate_count,), (batch, self.gate_count)):
+            raise ValueError(
+                f"gates of shape {tuple(gates.shape)} for {batch} images and {self.gate_count} "
+                f"gates: give ({self.gate_count},) or ({batch}, {self.gate_count})"
+            )
+        gates = gates.float().expand(batch, self.gate_count).contiguous()
+        if not is_binary(gates):
+            raise ValueError("gates must be 0 or 1: what is half open cannot be skipped")
+        return gates
+
+
+def masked_backbone(backbone: nn.Module, points: Sequence[GatePoint]) -> MaskedBackbone:
+    """Return a copy of a backbone that runs under the gates it is given."""
+    backbone = deepcopy(backbone)
+    return MaskedBackbone(backbone, attach(backbone, points))
+
+
+def is_binary(gates: Tensor) -> bool:
+    """Whether all gates are 0 or 1."""
+    return bool(((gates == 0) | (gates == 1)).all())
+
+
+def no_gates(images: Tensor) -> Tensor:
+    """Return the gates of a network that has none, (N, 0)."""
+    return images.new_empty(len(images), 0)
+
+
+@contextmanager
+def evaluation(device: torch.device) -> Iterator[None]:
+    """Compute without gradients and in the dtype of the weights."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def _join(parts: Sequence[Any]) -> Any:
+    """One batch of several, of tensors or of lists of tensors."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    return type(first)(_join(several) for several in zip(*parts, strict=True))

@@ -1,0 +1,209 @@
+"""The forms of one network that `gaternet bench latency` compares, each ready to run.
+
+dense-eager         the plain backbone
+dense-compiled      the same, torch.compile with frozen weights
+dense-onnxruntime   the same, exported
+masked              under gates as in training: everything is computed, then closed
+compressed          masked too, after the filters that never open have left
+runtime             `gaternet.runtime.compile`
+slim-compiled       a plain network that has only as many filters as are open, compiled as the
+                    dense one: what skipping at run time cannot beat
+"""
+
+import copy
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import config as dynamo
+from torch._inductor import config as inductor
+
+from gaternet.accounting import MacCounter, count_macs
+from gaternet.compression.network import CompressedBackbone
+from gaternet.compression.plan import CompressionPlan, PointPlan
+from gaternet.errors import UserError
+from gaternet.gate_flow import follow
+from gaternet.gate_points import GatePoint, detach
+from gaternet.graph import trace
+from gaternet.model import GaterNet
+from gaternet.runtime.compiler import compile, compile_backbone, masked_backbone
+from gaternet.runtime.export import export
+from gaternet.runtime.export_formats import Onnx, quiet
+from gaternet.runtime.serving import Serving
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One form of a network.
+
+    run: computes one batch
+    open_share: share of the gates that are open, 1 where there are none
+    macs: multiply-accumulates per image, the gater's included where it runs
+    """
+
+    variant: str
+    run: Callable[[], Any]
+    open_share: float
+    macs: float
+
+
+@dataclass(frozen=True)
+class Field:
+    """Those that can run here, and why the others cannot."""
+
+    contestants: tuple[Contestant, ...]
+    missing: dict[str, str]
+
+
+class Starters:
+    """Collects contestants; one that cannot be made is noted, not an end of the race."""
+
+    def __init__(self) -> None:
+        self.ready: list[Contestant] = []
+        self.missing: dict[str, str] = {}
+
+    def add(
+        self, variant: str, share: float, macs: float, make: Callable[[], Callable[[], Any]]
+    ) -> None:
+        try:
+            with quiet():
+                run = make()
+        except (UserError, RuntimeError) as error:  # no compiler, no onnxruntime
+            self.missing[variant] = str(error).strip().splitlines()[0]
+        else:
+            self.ready.append(Contestant(variant, run, share, macs))
+
+    def field(self) -> Field:
+        """Return what was collected."""
+        return Field(tuple(self.ready), self.missing)
+
+
+def given_gates(
+    backbone: nn.Module, points: Sequence[GatePoint], images: Tensor, gates: Tensor
+) -> Field:
+    """Return the forms of a backbone under given gates (N, G): no gater, nothing to compress."""
+    size = _size(images)
+    counter = MacCounter(follow(trace(backbone, size), points))
+    share, macs = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
+    starters = Starters()
+    _add_dense(starters, backbone, images)
+    masked = masked_backbone(backbone, points)
+    starters.add("masked", share, counter.backbone_macs, lambda: _call(masked, images, gates))
+    compiled = compile_backbone(backbone, points, images, gates)
+    starters.add("runtime", share, macs, lambda: _call(compiled, images, gates))
+    _add_slim(starters, backbone, points, images, gates)
+    return starters.field()
+
+
+def own_gates(model: GaterNet, small: GaterNet | None, images: Tensor) -> Field:
+    """Return the forms of a model under its own gates, its gater included.
+
+    small: the compressed model, where there is one
+    """
+    size = model.input_size
+    backbone = copy.deepcopy(model.backbone)
+    detach(backbone)
+    with torch.no_grad():
+        gates = model.decide(images).gates
+    counter = count_macs(model, size)
+    share, needed = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
+    starters = Starters()
+    _add_dense(starters, backbone, images)
+    whole = counter.backbone_macs + counter.deciding_macs
+    starters.add("masked", share, whole, lambda: _call(model, images))
+    if small is not None:
+        less = count_macs(small, size)
+        macs = less.backbone_macs + less.deciding_macs
+        with torch.no_grad():
+            left = float(small.decide(images).gates.mean())
+        starters.add("compressed", left, macs, lambda: _call(small, images))
+    compiled = compile(model, images)
+    starters.add("runtime", share, needed, lambda: _call(compiled, images))
+    _add_slim(starters, backbone, model.points, images, gates)
+    return starters.field()
+
+
+def _call(form: Callable[..., Any], *operands: Tensor) -> Callable[[], Any]:
+    """Return a function of nothing, after a first run: what is built at first use is built."""
+
+    @torch.no_grad()
+    def run() -> Any:
+        return form(*operands)
+
+    run()
+    return run
+
+
+def _add_dense(starters: Starters, backbone: nn.Module, images: Tensor) -> None:
+    size = _size(images)
+    macs = trace(backbone, size).total_macs
+    plain = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
+    starters.add("dense-eager", 1.0, macs, lambda: _call(plain, _channels_last(images)))
+    starters.add("dense-compiled", 1.0, macs, lambda: _frozen(backbone, images))
+    if images.device.type == "cpu":
+        starters.add("dense-onnxruntime", 1.0, macs, lambda: _exported(backbone, images))
+
+
+def _add_slim(
+    starters: Starters,
+    backbone: nn.Module,
+    points: Sequence[GatePoint],
+    images: Tensor,
+    gates: Tensor,
+) -> None:
+    size = _size(images)
+    slim = slimmed(backbone, points, gates, size)
+    macs = trace(slim, size).total_macs
+    starters.add("slim-compiled", 1.0, macs, lambda: _frozen(slim, images))
+
+
+def slimmed(
+    backbone: nn.Module, points: Sequence[GatePoint], gates: Tensor, size: tuple[int, int, int]
+) -> nn.Module:
+    """Return a plain network with as many filters at each gate point as are open on average.
+
+    gates: (N, G); the gates that open most stay, at least one a point
+    """
+    plans, start = [], 0
+    for point in points:
+        opened = gates[:, start : start + point.gates].sum(dim=0)
+        count = max(1, round(float(opened.sum()) / len(gates)))
+        order = opened.argsort(descending=True).tolist()
+        kept, gone = tuple(sorted(order[:count])), tuple(sorted(order[count:]))
+        plans.append(PointPlan(point.name, point.channels, point.block, 0, gone, kept, ()))
+        start += point.gates
+    plan = CompressionPlan("", len(gates), None, 0, tuple(plans), {})
+    return CompressedBackbone(backbone, plan, size).eval()
+
+
+def _frozen(network: nn.Module, images: Tensor) -> Callable[[], Any]:
+    """Return a network compiled for one shape, its weights constants, layouts chosen for them."""
+    network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no matter
+    # Around the first run: as an option of torch.compile it would come too late for the trace.
+    with inductor.patch(freezing=True), dynamo.patch(recompile_limit=64):
+        return _call(torch.compile(network, dynamic=False), _channels_last(images))
+
+
+def _size(images: Tensor) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _exported(backbone: nn.Module, images: Tensor) -> Callable[[], Any]:
+    onnx = Onnx()
+    if onnx.runtime() is None:
+        raise UserError("onnxruntime is not installed: pip install 'gaternet[export]'")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "dense.onnx"
+        export(backbone, file, Serving(_size(images)))
+        return _call(onnx.open(file), images)

@@ -1,0 +1,86 @@
+"""Time that the forms of a network take, measured in turns: `gaternet bench latency`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gaternet.runtime.compiler import synchronise
+from gaternet.runtime.contestants import Contestant, Field
+
+SHORT = 0.05
+"""Seconds: whatever takes less runs once untimed before it is timed, threads and caches its own."""
+
+ROUNDS = 7
+"""At least."""
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """What one form of a network takes for one batch.
+
+    interval_ms: in which the median lies with 95 % confidence
+    runs: how often it was timed
+    """
+
+    variant: str
+    batch: int
+    median_ms: float
+    p95_ms: float
+    interval_ms: tuple[float, float]
+    runs: int
+    open_share: float
+    macs_per_image: float
+    threads: int
+
+
+def measure(
+    field: Field, batch: int, seconds: float, device: torch.device
+) -> tuple[LatencyRow, ...]:
+    """Time all contestants in turns for about so many seconds, each at least `ROUNDS` times."""
+    taken: dict[str, list[float]] = {one.variant: [] for one in field.contestants}
+    began, rounds = time.perf_counter(), 0
+    while rounds < ROUNDS or time.perf_counter() - began < seconds:
+        for one in field.contestants:
+            times = taken[one.variant]
+            if not times or times[-1] < SHORT:
+                _seconds(one, device)
+            times.append(_seconds(one, device))
+        rounds += 1
+    return tuple(_row(one, batch, taken[one.variant]) for one in field.contestants)
+
+
+def _seconds(one: Contestant, device: torch.device) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    one.run()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def _row(one: Contestant, batch: int, taken: Sequence[float]) -> LatencyRow:
+    milliseconds = 1e3 * np.sort(taken)
+    low, high = median_ranks(len(taken))
+    return LatencyRow(
+        one.variant,
+        batch,
+        float(np.median(milliseconds)),
+        float(np.percentile(milliseconds, 95)),
+        (float(milliseconds[low]), float(milliseconds[high])),
+        len(taken),
+        one.open_share,
+        one.macs,
+        torch.get_num_threads(),
+    )
+
+
+def median_ranks(count: int) -> tuple[int, int]:
+    """Return which of `count` sorted values, from 0, enclose the median with 95 % confidence.
+
+    The number of values below the median is binomial with p = 1/2; here by its normal form.
+    """
+    half_width = 1.96 * count**0.5 / 2
+    low = max(0, int(np.floor(count / 2 - half_width)))
+    return low, count - 1 - low

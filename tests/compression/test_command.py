@@ -1,0 +1,79 @@
+"""`gaternet compress` on a run that was trained in seconds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gaternet import load
+from gaternet.compression import CompressedBackbone, read_plan
+from terminal import Terminal
+
+
+@pytest.fixture
+def compressed(gated_run: Path, terminal: Terminal, tmp_path: Path) -> Path:
+    out = tmp_path / "small"
+    terminal.succeed("compress", gated_run, "--out", out, "--images", "60", "--tolerance", "20")
+    return out
+
+
+def test_the_smaller_run_is_a_run(
+    gated_run: Path, compressed: Path, terminal: Terminal, digit: Path
+) -> None:
+    small = load(compressed)
+    assert isinstance(small.backbone, CompressedBackbone)
+    assert read_plan(compressed / "plan.json") == small.backbone.plan
+    shown = json.loads(terminal.succeed("evaluate", compressed, "--json"))
+    report = json.loads((compressed / "report.json").read_text())
+    assert shown["evaluation"]["gates"]["total"] == report["after"]["gates"] == small.gate_count
+    before = json.loads(terminal.succeed("evaluate", gated_run, "--json"))
+    assert before["evaluation"]["gates"]["total"] == report["before"]["gates"]
+    assert json.loads(terminal.succeed("predict", compressed, digit, "--json"))[0]["layers"]
+
+
+def test_the_report_says_how_equal_and_how_much_smaller(
+    gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    out = tmp_path / "small"
+    words = ("compress", gated_run, "--out", out, "--split", "validation", "--json")
+    report = json.loads(terminal.succeed(*words))
+    assert report == json.loads((out / "report.json").read_text())
+    assert report["recorded"] == 100
+    assert report["verification"]["logit_error"] < 1e-5
+    assert report["verification"]["flips"] == report["verification"]["rounding_flips"]
+    assert report["verification"]["gates"] == 100 * report["after"]["gates"]
+    assert report["unseen"]["images"] == 500
+    gone = report["removed"] + report["always_on"] + report["unneeded"]
+    assert report["before"]["gates"] - report["after"]["gates"] == gone
+    plan = read_plan(out / "plan.json")
+    assert (plan.split, plan.images, plan.tolerance) == ("validation", 100, 0)
+
+
+def test_a_plan_serves_again(
+    gated_run: Path, compressed: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    plan, again = compressed / "plan.json", tmp_path / "again"
+    shown = terminal.succeed(
+        "compress", gated_run, "--out", again, "--plan", plan, "--images", "60"
+    )
+    assert (again / "plan.json").read_text() == plan.read_text()
+    assert (again / "report.json").read_text() == (compressed / "report.json").read_text()
+    assert "max|Δ logits| / max|logits|" in shown
+
+
+def test_mistakes(
+    gated_run: Path, plain_run: Path, compressed: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    new, plan = tmp_path / "new", compressed / "plan.json"
+    for code, words, told in (
+        (1, (plain_run, "--out", new), "has no gater"),
+        (1, (gated_run, "--out", compressed), "exists already"),
+        (1, (compressed, "--out", new), "compressed already"),
+        (1, (gated_run, "--out", new, "--plan", gated_run / "config.json"), "is no plan"),
+        (2, (gated_run, "--out", new, "--plan", plan, "--tolerance", "3"), "does not go with"),
+        (2, (gated_run, "--out", new, "--images", "0"), "--images 0"),
+        (2, (gated_run, "--out", new, "--tolerance", "-1"), "--tolerance -1"),
+        (1, (gated_run, "--out", new, "--images", "5", "--tolerance", "5"), "tolerance 5"),
+    ):
+        assert told in terminal.fail(code, "compress", *words)
+        assert not new.exists()
