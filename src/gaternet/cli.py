@@ -161,6 +161,7 @@ def export(
     out: Path,
     run: Path | None = None,
     data: str | None = None,
+    compiled: Switch = False,
     json: Switch = False,
 ) -> None:
     """Write a model as an ONNX or torch.export file, verified, that runs without this package.
@@ -170,12 +171,13 @@ def export(
         out: File to write; it ends in .onnx or .pt2 and must be new.
         run: Run whose classes and scaling of images the file states; none: the model's own.
         data: Folder or hub name of images to verify the file on; none: random images alone.
+        compiled: Only .pt2: compute open filters only, where gaternet.runtime is imported.
         json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.commands import export_model
 
-    presentation.exported(export_model(model, out, run, data), as_json=json)
+    presentation.exported(export_model(model, out, run, data, compiled=compiled), as_json=json)
 
 
 def import_authors(file: Positional[Path], out: Path, data: str | None = None) -> None:

@@ -20,6 +20,7 @@ from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
+from gaternet.runtime.compiler import compile
 from gaternet.runtime.export import BATCHES, ExportResult, export
 from gaternet.runtime.serving import Serving
 from gaternet.training.compute import choose_device, hardware, plan
@@ -191,15 +192,24 @@ def _predict(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path)
     )
 
 
-def export_model(path: Path, out: Path, run: Path | None, data: str | None) -> ExportResult:
+def export_model(
+    path: Path, out: Path, run: Path | None, data: str | None, *, compiled: bool = False
+) -> ExportResult:
     """Write the model of a run, or one that was saved, as a file that runs without this package.
 
     run: the run that says what images and classes are, where `path` is a model that was saved
+    compiled: by `gaternet.runtime.compile`; such a file needs the operator of that package
 
     Raises UserError where there is no model, `export` has something against it, or the images of
     `data` are not of the run's classes.
     """
     model = checkpoint.load(path)
+    if compiled:
+        if out.suffix != ".pt2":
+            raise UsageError(f"--compiled goes with .pt2: {out} has no operator that skips filters")
+        if not isinstance(model, GatedModel):
+            raise UsageError(f"{path} is a plain network: --compiled needs gates")
+        model = compile(model)
     if run is None and (path / "config.json").is_file():
         run = path
     if run is None:

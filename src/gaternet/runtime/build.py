@@ -22,6 +22,7 @@ _SOURCES = Path(__file__).parent / "kernels"
 _TORCH = Path(torch.__file__).parent
 _FLAGS = ("-O3", "-std=c++20", "-march=native", "-fPIC", "-shared", "-fopenmp")
 
+
 _one_at_a_time = threading.Lock()
 
 

@@ -19,7 +19,8 @@ from gaternet.runtime.build import load_cpu_kernels
 class LayerChoice:
     """How a conv is computed: `skips` closed filters or not, and what both were measured to take.
 
-    milliseconds: medians at the example's shapes and gates; None where there was no choice
+    milliseconds: the fastest of some runs at the example's shapes and gates; None where there was
+        no choice
     """
 
     name: str
@@ -67,7 +68,8 @@ class CompiledBackbone(nn.Module):
                 f"(N, {', '.join(map(str, size))}): compile it again with examples of that size"
             )
         with evaluation(images.device):
-            if chunk is None:
+            # An exported batch is open: there is no number of parts to it.
+            if chunk is None or torch.compiler.is_exporting():
                 return self.body(images, gates)
             images = images.contiguous(memory_format=torch.channels_last)
             if len(images) <= chunk:
@@ -164,7 +166,7 @@ def is_binary(gates: Tensor) -> bool:
 
 def no_gates(images: Tensor) -> Tensor:
     """Return the gates of a network that has none, (N, 0)."""
-    return images.new_empty(len(images), 0)
+    return images.new_empty(images.shape[0], 0)  # not len(): an export would fix it
 
 
 @contextmanager

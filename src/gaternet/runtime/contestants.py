@@ -83,6 +83,13 @@ class Starters:
         return Field(tuple(self.ready), self.missing)
 
 
+def dense_forms(backbone: nn.Module, images: Tensor) -> Field:
+    """Return the forms of a plain network."""
+    starters = Starters()
+    _add_dense(starters, backbone, images)
+    return starters.field()
+
+
 def given_gates(
     backbone: nn.Module, points: Sequence[GatePoint], images: Tensor, gates: Tensor
 ) -> Field:

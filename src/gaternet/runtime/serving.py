@@ -9,12 +9,17 @@ from torch import nn
 
 from gaternet.graph import own_input_size
 from gaternet.model import GatedModel
+from gaternet.runtime.compiled import CompiledGaterNet
 
 MASKED = (
     "masked: every filter is computed and what a closed gate makes is multiplied by 0, so this "
     "file is no faster than the same network without gates; only gaternet.runtime skips filters"
 )
 PLAIN = "plain: a network without gates"
+OPEN_ONLY = (
+    "compiled: only open filters are computed, by the operator gaternet::gated_conv2d; "
+    "import gaternet.runtime before this file is loaded"
+)
 AS_GIVEN = "as the exported module computes it"
 
 
@@ -88,4 +93,6 @@ def speed_label(model: nn.Module, outputs: tuple[str, ...]) -> str:
     """Return what the gates of an exported file do for its speed, in words."""
     if isinstance(model, GatedModel):
         return MASKED
+    if isinstance(model, CompiledGaterNet):
+        return MASKED if model.report.masked_because else OPEN_ONLY
     return AS_GIVEN if "gates" in outputs else PLAIN

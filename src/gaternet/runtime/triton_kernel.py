@@ -16,8 +16,8 @@ _LANES = tl.constexpr(LANES)
 def _sort_side(
     gates: tl.tensor, gates_of: tl.tensor, count: tl.tensor, order: tl.tensor, BLOCKS: tl.constexpr
 ) -> None:
-    # order[0] ← how many blocks are open; order[1:] ← all blocks, open ones first: in the upper half
-    # the block's number, in the lower one a bit for each of its 16 channels that is open.
+    # order[0] ← how many blocks are open; order[1:] ← all blocks, open ones first, each as its
+    # number in the upper half and a bit for each of its 16 channels, set if open, in the lower.
     block = tl.arange(0, BLOCKS)
     lane = tl.arange(0, _LANES)[None, :]
     channel = block[:, None] * _LANES + lane
