@@ -13,8 +13,11 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -344,6 +347,28 @@ inline Cut cut(const Shape& s, int64_t workers) {
   return {rows, (rows + bands - 1) / bands, bands, groups};
 }
 
+// Memory for packed images that grows as need be; a vector's own would not begin with a cache line.
+class Buffer {
+ public:
+  float* at_least(size_t floats) {
+    if (floats > size_) {
+      const size_t bytes = (4 * floats + kLine - 1) / kLine * kLine;
+      data_.reset(static_cast<float*>(std::aligned_alloc(kLine, bytes)));
+      if (!data_) throw std::bad_alloc();
+      size_ = floats;
+    }
+    return data_.get();
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+  struct Free {
+    void operator()(float* data) const { std::free(data); }
+  };
+  std::unique_ptr<float, Free> data_;
+  size_t size_ = 0;
+};
+
 using Parallel = std::function<void(int64_t workers, const std::function<void(int64_t)>&)>;
 
 inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
@@ -354,7 +379,8 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
   const int64_t pieces = s.batch * c.bands * c.groups;
   std::atomic<int64_t> next{0};
   parallel(std::min(workers, pieces), [&](int64_t) {
-    thread_local std::vector<float> buffer;
+    thread_local Buffer buffer;
+    float* packed = nullptr;
     int64_t packed_for = -1;
     for (int64_t piece = next++; piece < pieces; piece = next++) {
       const int64_t which = piece / c.groups, group = piece % c.groups;
@@ -372,11 +398,11 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
       if (which != packed_for) {
         const int64_t planes = (left.count + kLanes - 1) / kLanes;
         const size_t size = planes * band.packed_rows * band.packed_columns * kLanes;
-        if (buffer.size() < size) buffer.resize(size);
-        pack(s, a.x + n * s.height * s.width * s.channels, band, left, buffer.data());
+        packed = buffer.at_least(size);
+        pack(s, a.x + n * s.height * s.width * s.channels, band, left, packed);
         packed_for = which;
       }
-      run_band(s, a, left, band, buffer.data(), from, to, image);
+      run_band(s, a, left, band, packed, from, to, image);
     }
   });
 }
