@@ -1,18 +1,17 @@
-"""ResNet-50 with random gates: what skipping closed filters saves, beside dense and slim networks."""
+"""ResNet-50 under random gates: what skipping saves, beside dense and slim networks."""
 
-from dataclasses import asdict
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
 
-from gaternet.analysis.latency_figure import latency_figure
-from gaternet.run_latency import LatencyRequest, RandomGatesRequest, time_network
 from report import publish
 
-Layers = Literal["outer", "inner", "both"]
-SETTINGS: tuple[tuple[Layers, float, tuple[int, ...]], ...] = (
+SETTINGS: tuple[tuple[str, float, tuple[int, ...]], ...] = (
     ("inner", 0.5, (1, 16)),
     ("inner", 0.25, (1, 16)),
     ("both", 0.5, (1,)),
@@ -40,13 +39,17 @@ def main(
         figure: Picture of the first setting to write.
     """
     measured: list[dict[str, Any]] = []
-    for layers, share, batches in SETTINGS:
-        wanted = RandomGatesRequest(network, share, layers, BLOCK, None)
-        found = time_network(wanted, LatencyRequest(batches, seconds, None, device))
+    for number, (layers, share, batches) in enumerate(SETTINGS):
+        # Each in a process of its own: sessions and memory of one would be in another's way.
+        command = [sys.executable, "-m", "gaternet", "bench", "latency", "--json"]
+        command += ["--model", network, "--points", layers, "--block", str(BLOCK)]
+        command += ["--open-share", str(share), "--batches", *map(str, batches)]
+        command += ["--seconds", str(seconds), "--device", device]
+        if figure is not None and number == 0:
+            command += ["--figure", str(figure)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         named = {"points": layers, "share": share}
-        measured += [named | asdict(row) for row in found.rows]
-        if figure is not None and not figure.exists():
-            latency_figure(found, figure)
+        measured += [named | row for row in json.loads(done.stdout)]
     publish({"network": network, "block": BLOCK, "rows": measured}, torch.device("cpu"), out)
 
 

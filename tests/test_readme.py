@@ -63,3 +63,27 @@ def test_decoding_rates_are_the_measured_ones() -> None:
     page = (README.parent / "docs" / "imagenet.md").read_text()
     for kind in ("training_crop", "evaluation_crop", "training_step"):
         assert f"{rates[kind]['median']:,.0f}" in page
+
+
+def test_the_latencies_are_the_measured_ones() -> None:
+    rows = json.loads((RESULTS / "latency_resnet50.json").read_text())["rows"]
+    settings = dict.fromkeys((row["points"], row["share"], row["batch"]) for row in rows)
+    page = (README.parent / "docs" / "runtime.md").read_text().splitlines()
+    table = [line for line in page if line.startswith(("| inner", "| inner and outer"))]
+    assert len(table) == len(settings)
+    for line, setting in zip(table, settings, strict=True):
+        ms = {
+            row["variant"]: row["median_ms"]
+            for row in rows
+            if (row["points"], row["share"], row["batch"]) == setting
+        }
+        dense = min(ms["dense-compiled"], ms["dense-onnxruntime"])
+        order = ("dense-compiled", "dense-onnxruntime", "masked", "runtime", "slim-compiled")
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[0] == {"inner": "inner", "both": "inner and outer"}[setting[0]]
+        assert cells[1:3] == [f"{100 * setting[1]:.0f} %", str(setting[2])]
+        assert cells[3:8] == [f"{ms[variant]:.1f}" for variant in order]
+        assert cells[8:] == [
+            f"{dense / ms['runtime']:.2f} ×",
+            f"{ms['runtime'] / ms['slim-compiled']:.2f}",
+        ]

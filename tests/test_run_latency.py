@@ -1,0 +1,127 @@
+"""`gaternet bench latency`: what it compares, how it measures, what it refuses."""
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import binom
+
+import gaternet
+from gaternet.backbones import BackboneConfig, create
+from gaternet.gate_points import GatePoint, attach
+from gaternet.run_latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
+from gaternet.runtime.contestants import Contestant, Field, slimmed
+from gaternet.runtime.latency import ROUNDS, measure, median_ranks
+from terminal import Terminal
+
+VARIANTS = {
+    *("dense-eager", "dense-compiled", "dense-onnxruntime", "masked", "runtime", "slim-compiled"),
+}
+
+
+def test_random_gates_open_as_many_in_every_layer() -> None:
+    points = (GatePoint("a", 32, 8), GatePoint("b", 20))
+    gates = random_gates(points, 0.25, 50, torch.Generator().manual_seed(0))
+    assert set(gates.unique().tolist()) == {0.0, 1.0}
+    assert (gates[:, :4].sum(dim=1) == 1).all()
+    assert (gates[:, 4:].sum(dim=1) == 5).all()
+    assert len(gates.unique(dim=0)) > 40  # each image its own
+
+
+@pytest.mark.parametrize("count", [7, 10, 25, 60, 400])
+def test_the_interval_holds_the_median(count: int) -> None:
+    """Against the binomial itself: how many of `count` values lie below the median."""
+    low, high = median_ranks(count)
+    assert low + high == count - 1
+    assert binom.cdf(high, count, 0.5) - binom.cdf(low, count, 0.5) > 0.93
+
+
+def test_forms_are_timed_in_turns() -> None:
+    order = []
+
+    def form(name: str, seconds: float) -> Contestant:
+        def run() -> None:
+            order.append(name)
+            time.sleep(seconds)
+
+        return Contestant(name, run, 0.5, 7.0)
+
+    rows = measure(
+        Field((form("quick", 0.001), form("slow", 0.06)), {}), 3, 0.0, torch.device("cpu")
+    )
+    quick, slow = rows
+    assert order[:3] == ["quick", "quick", "slow"]  # what is quick warms up first
+    assert order[-3:] == ["quick", "quick", "slow"]
+    assert quick.runs == slow.runs == ROUNDS
+    assert 1 <= quick.median_ms < 40 < slow.median_ms
+    assert slow.interval_ms[0] <= slow.median_ms <= slow.interval_ms[1]
+    assert slow.median_ms <= slow.p95_ms
+    assert (slow.batch, slow.open_share, slow.macs_per_image) == (3, 0.5, 7.0)
+
+
+def test_the_slim_network_is_the_backbone_with_the_open_filters() -> None:
+    torch.manual_seed(0)
+    backbone = create(BackboneConfig("resnet8", 10)).double().eval()
+    points = gaternet.find_gate_points(gaternet.trace(backbone), "both", 4)
+    gates = random_gates(points, 0.5, 1, torch.Generator().manual_seed(0)).double()
+    slim = slimmed(backbone, points, gates, (3, 32, 32))
+    masked = copy.deepcopy(backbone)
+    attach(masked, points).arm(gates.expand(2, -1))
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(slim(images), masked(images))
+    macs = gaternet.trace(slim, (3, 32, 32)).total_macs
+    counter = gaternet.count_macs(backbone, (3, 32, 32))
+    assert macs < 0.6 * counter.backbone_macs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give a run directory, or --model"),
+        (["--model", "resnet8", "--open-share", "1.5"], "--open-share 1.5 is no share"),
+        (["--model", "resnet8", "--batches", "0"], "--batches: sizes of at least 1"),
+        (["--model", "resnet8", "--threads", "0"], "--threads 0: at least 1"),
+        (["--model", "resnet8", "--block", "7"], "7"),
+        (["--model", "timm/vgg11_bn", "--batches", "1"], "no residual branch"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str, terminal: Terminal) -> None:
+    assert message in terminal.fail(2, "bench", "latency", *words)
+
+
+def test_an_unknown_network_is_named(terminal: Terminal) -> None:
+    assert "resnet7" in terminal.fail(1, "bench", "latency", "--model", "resnet7")
+
+
+def test_a_plain_run_has_nothing_to_skip(plain_run: Path, terminal: Terminal) -> None:
+    assert "has no gater" in terminal.fail(2, "bench", "latency", plain_run)
+
+
+@pytest.mark.slow
+def test_every_form_of_a_network_is_there(kernels: None) -> None:
+    pytest.importorskip("onnxruntime")
+    wanted = RandomGatesRequest("resnet8", 0.5, "inner", 8, None)
+    found = time_network(wanted, LatencyRequest((1, 3), 0.0, None, "cpu"))
+    assert not found.missing
+    assert {row.variant for row in found.rows} == VARIANTS
+    assert {row.batch for row in found.rows} == {1, 3}
+    rows = {row.variant: row for row in found.rows if row.batch == 3}
+    assert rows["runtime"].open_share == rows["masked"].open_share == 0.5
+    assert rows["runtime"].macs_per_image == rows["slim-compiled"].macs_per_image
+    assert rows["masked"].macs_per_image == rows["dense-eager"].macs_per_image
+
+
+@pytest.mark.slow
+def test_a_run_is_timed_with_its_gater(
+    gated_run: Path, terminal: Terminal, tmp_path: Path, kernels: None
+) -> None:
+    figure = tmp_path / "latency.png"
+    words = (str(gated_run), "--batches", "2", "--seconds", "0", "--figure", str(figure))
+    rows = json.loads(terminal.succeed("bench", "latency", *words, "--json"))
+    macs = {row["variant"]: row["macs_per_image"] for row in rows}
+    assert macs["masked"] > macs["dense-eager"]
+    assert macs["runtime"] < macs["masked"]
+    assert figure.stat().st_size > 1000
