@@ -77,7 +77,7 @@ def _points(path: Path, data: str) -> Iterator[Point]:
     run = open_run(path)
     model = checkpoint.load(path)
     result = run.result or {}
-    epochs = result["epochs"] + result.get("pretrain_epochs", {}).get("backbone", 0)
+    epochs = result["epochs"] + (result.get("pretrain_epochs") or {}).get("backbone", 0)
     gated = isinstance(model, GaterNet)
     own = model.binarizer.threshold if isinstance(model, GaterNet) else 0.0
     for offset in THRESHOLDS if gated else (0.0,):

@@ -87,3 +87,16 @@ def test_the_latencies_are_the_measured_ones() -> None:
             f"{dense / ms['runtime']:.2f} ×",
             f"{ms['runtime'] / ms['slim-compiled']:.2f}",
         ]
+
+
+def test_the_curve_is_the_measured_one() -> None:
+    rows = json.loads((RESULTS / "efficiency_resnet20.json").read_text())["rows"]
+    page = (README.parent / "docs" / "efficient.md").read_text().splitlines()
+    table = [line for line in page if line.startswith("| ResNet-")]
+    for line, row in zip(table, rows, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == str(row["epochs"])
+        assert cells[2] == ("" if row["threshold"] is None else f"{row['threshold']:+.2f}")
+        assert cells[3] == f"{row['error_percent']:.2f} %"
+        assert cells[4] == f"{row['macs'] / 1e6:.1f} M"
+        assert cells[5] == f"{row['median_ms']:.2f} ms"
