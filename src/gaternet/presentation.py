@@ -90,7 +90,7 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
         table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
         table.add_row("open per image, mean", _share(gates.mean_open, gates.total))
         needed = _part(gates.needed_macs, gates.backbone_macs)
-        table.add_row("multiply-accumulates, mean", f"{needed}, of the plain backbone's")
+        table.add_row("multiply-accumulates, mean", f"{needed} of its backbone, all open")
         table.add_row("logits within 1 of the threshold", f"{100 * gates.near_threshold:.1f} %")
     Console(markup=False, highlight=False).print(table)
 

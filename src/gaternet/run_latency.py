@@ -1,9 +1,8 @@
 """What a run, or any network by name, takes in milliseconds: dense, masked, compiled, slim."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,15 +14,13 @@ from gaternet.commands import split_images
 from gaternet.compression import compress
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
-from gaternet.gate_points import GatePoint, find_gate_points
+from gaternet.gate_points import GatePoint, Layers, find_gate_points
 from gaternet.graph import trace
 from gaternet.model import GaterNet
 from gaternet.runtime.contestants import Field, given_gates, own_gates
 from gaternet.runtime.latency import LatencyRow, measure
 from gaternet.training.compute import choose_device, hardware
 from gaternet.training.run import Run, open_run
-
-SplitName = Literal["test", "train", "validation"]
 
 CLASSES = 1000
 """Of a network that is measured with fresh weights."""
@@ -56,7 +53,7 @@ class RandomGatesRequest:
 
     network: str
     open_share: float
-    layers: Literal["outer", "inner", "both"]
+    layers: Layers
     block: int
     image_size: int | None
 
@@ -81,7 +78,7 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
     model = checkpoint.load(path).to(device)
     if not isinstance(model, GaterNet):
         raise UsageError(f"{path} has no gater: `gaternet bench latency --model` takes any network")
-    small = _compressed(model, run, data, device)
+    small, missing = _compressed(model, run, data, device)
     images = _images(run, "test", data, max(request.batches), device)
     if len(images) < max(request.batches):
         raise UsageError(f"--batches {max(request.batches)}: {len(images)} test images are there")
@@ -89,7 +86,8 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
     def field(batch: int) -> Field:
         return own_gates(model, small, images[:batch])
 
-    return _race(run.config.recipe.name, field, request, device)
+    found = _race(run.config.recipe.name, field, request, device)
+    return replace(found, missing=missing | found.missing)
 
 
 def time_network(wanted: RandomGatesRequest, request: LatencyRequest) -> Latencies:
@@ -154,18 +152,16 @@ def _race(
 
 def _compressed(
     model: GaterNet, run: Run, data: str | None, device: torch.device
-) -> GaterNet | None:
-    """Return the model without the filters that no training image opens; None if all depend."""
+) -> tuple[GaterNet | None, dict[str, str]]:
+    """Return the model without the filters that no training image opens, or why there is none."""
     images = _images(run, "train", data, RECORDED, device)
     try:
-        return compress(model, collect(model, [images]), input_size=model.input_size)
-    except UserError:  # no gate is left that depends on the image
-        return None
+        return compress(model, collect(model, [images]), input_size=model.input_size), {}
+    except UserError as error:
+        return None, {"compressed": str(error)}
 
 
-def _images(
-    run: Run, split: SplitName, data: str | None, count: int, device: torch.device
-) -> Tensor:
+def _images(run: Run, split: str, data: str | None, count: int, device: torch.device) -> Tensor:
     """Return the first normalised images of a split, (count, C, H, W), fewer if there are fewer."""
     found = split_images(run, data, split)
     batches = normalised_batches(found, run.config.recipe.data, device, count)

@@ -4,16 +4,21 @@ Each breaks a rule that a careless graph pass would take for granted.
 """
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from lowered_networks import TOLERANCE, Lowered, lowered, lowered_at, ordinary
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from gaternet.accounting import MacCounter
 from gaternet.errors import UserError
-from gaternet.gate_points import find_gate_points
+from gaternet.gate_flow import follow
+from gaternet.gate_points import Layers, find_gate_points
 from gaternet.graph import trace
 from gaternet.runtime.layers import DenseConv2d, GatedConv2d
+from gaternet.runtime.lowering import lower
+from gaternet.runtime.units import find_units
 from small_networks import SIZE, ResidualNet, conv
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -390,3 +395,28 @@ class Constant(Parts):
 def test_a_constant_of_the_forward_is_named() -> None:
     with pytest.raises(UserError, match="_tensor_constant0` is a constant that the forward makes"):
         lowered_at(Constant(), ["norm1"])
+
+
+@pytest.mark.parametrize("layers", ["inner", "both"])
+def test_the_operator_computes_what_is_counted(layers: Layers) -> None:
+    """In whole blocks of 16: open inputs · open filters of each call, from its own operands."""
+    backbone = timm.create_model("resnet50").eval()
+    size = (3, 64, 64)
+    points = find_gate_points(trace(backbone, size), layers, 16)
+    flow = follow(trace(backbone, size), points)
+    network = lower(flow, backbone, find_units(flow, backbone))
+    gates = (torch.rand(1, sum(point.gates for point in points)) < 0.5).float()
+    opened = torch.cat((gates[0], torch.ones(1)))  # the last, −1, is no gate
+    computed = 2048 * 1000  # the classifier's
+
+    def count(module: GatedConv2d, operands: tuple[Tensor, ...], y: Tensor) -> None:
+        nonlocal computed
+        pairs = opened[module.input_gates].sum() * opened[module.output_gates].sum()
+        computed += int(pairs) * y[0, 0].numel() * module.weight[0, :, :, 0, 0].numel()
+
+    for module in network.modules():
+        if isinstance(module, GatedConv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, *size), gates)
+    assert computed == MacCounter(flow)(gates.double()).sum()

@@ -99,6 +99,7 @@ def test_images_keep_their_layout(interpreted: dict[str, Tensor]) -> None:
 @pytest.mark.slow
 def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     run(str(Path(__file__).with_name("compile_kernels.py")), TRITON_CACHE_DIR=str(tmp_path))
+    assert list(tmp_path.rglob("*.cubin"))
 
 
 def test_what_has_no_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,12 +115,11 @@ def vary(gated: Recipe, variant: Variant) -> Recipe:
     return replace(changed, **variant.changes)
 
 
-def smaller_gater(resnet20: Recipe, depth: int) -> Recipe:
+def smaller_gater(resnet20: Recipe, network: str, title: str) -> Recipe:
     """Return the pre-training of a smaller gater, after that of the ResNet-20."""
     return replace(
         resnet20,
-        name=resnet20.name.replace("resnet20", f"resnet{depth}"),
-        reproduces=f"not in the paper: pre-training of a smaller gater, ResNet-{depth} on "
-        f"{resnet20.data.title}",
-        backbone=f"resnet{depth}",
+        name=resnet20.name.replace("resnet20", network),
+        reproduces=f"not in the paper: pre-training of a {title} on {resnet20.data.title}",
+        backbone=network,
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from gaternet.data.settings import CIFAR10
 from gaternet.recipes import imagenet, resnet
+from gaternet.recipes.comparisons import smaller_gater
 from gaternet.training.config import Gating, Optimizer, Recipe
 
 BUDGET = 0.5
@@ -32,17 +33,6 @@ GATERS = {20: "resnet8-narrow", 56: "resnet8"}
 IMAGENET_GATER = "resnet10t"
 IMAGENET_SIDE = 64
 """2 % of a ResNet-50's multiply-accumulates."""
-
-
-def _narrow_gater(resnet8: Recipe) -> Recipe:
-    """Return the pre-training of the narrow gater, after that of another small network."""
-    return replace(
-        resnet8,
-        name=resnet8.name.replace("resnet20", "resnet8-narrow"),
-        reproduces=f"not in the paper: pre-training of a gater half as wide, ResNet-8 on "
-        f"{CIFAR10.title}",
-        backbone="resnet8-narrow",
-    )
 
 
 def _on_cifar(plain: Recipe) -> Recipe:
@@ -95,7 +85,11 @@ _PLAIN = [
     and recipe.backbone in ("resnet20", "resnet56")
 ]
 RECIPES = [
-    *(_narrow_gater(recipe) for recipe in _PLAIN if recipe.backbone == "resnet20"),
+    *(
+        smaller_gater(recipe, "resnet8-narrow", "gater half as wide, ResNet-8")
+        for recipe in _PLAIN
+        if recipe.backbone == "resnet20"
+    ),
     *(_on_cifar(recipe) for recipe in _PLAIN),
     *_on_imagenet(),
 ]

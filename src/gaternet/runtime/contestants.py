@@ -180,9 +180,12 @@ def slimmed(
     for point in points:
         opened = gates[:, start : start + point.gates].sum(dim=0)
         count = max(1, round(float(opened.sum()) / len(gates)))
-        order = opened.argsort(descending=True).tolist()
-        kept, gone = tuple(sorted(order[:count])), tuple(sorted(order[count:]))
-        plans.append(PointPlan(point.name, point.channels, point.block, 0, gone, kept, ()))
+        gone = set(opened.argsort(descending=True)[count:].tolist())
+        # By channel: in a compressed network some have no gate.
+        closed = [gate in gone for gate in point.gate_of_channels]
+        off = tuple(channel for channel, is_closed in enumerate(closed) if is_closed)
+        on = tuple(channel for channel, is_closed in enumerate(closed) if not is_closed)
+        plans.append(PointPlan(point.name, point.channels, 1, 0, off, on, ()))
         start += point.gates
     plan = CompressionPlan("", len(gates), None, 0, tuple(plans), {})
     return CompressedBackbone(backbone, plan, size).eval()
