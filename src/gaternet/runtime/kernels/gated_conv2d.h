@@ -3,9 +3,10 @@
 //   y[n, o] = activation((y[n, o] +) gate(n, o) · (bias[o] + Σ_{c open} weight[o, c] ∗ x[n, c]))
 //
 // Images are channels last, filters go in blocks of 16 that fill one vector. A band of output rows
-// is one piece of work: its open input channels are copied side by side, zero padding included, and
-// each block of filters with an open one in it then runs over tiles of neighbouring pixels whose
-// sums stay in registers. Closed channels are never read, closed blocks of filters never computed.
+// is one piece of work: its open input channels are copied side by side, zero padding included
+// (some pointwise layers read the image itself), and each block of filters with an open one in it
+// then runs over tiles of neighbouring pixels whose sums stay in registers. Closed channels are
+// never read, closed blocks of filters never computed.
 
 #pragma once
 
@@ -64,23 +65,22 @@ struct Operands {
 
 // What one sample's gates leave of a layer.
 struct Open {
-  std::vector<int32_t> channels;  // open input channels, then 16 of the next tap of the kernel
-  int64_t count = 0;              // open input channels
-  std::vector<int32_t> blocks;    // blocks with an open filter
-  std::vector<float> scale;       // (blocks · 16): the gate of each filter, 0 behind the last one
+  std::vector<int32_t> channels;        // open input channels
+  std::vector<int32_t> blocks, closed;  // blocks with an open filter, and the others
+  std::vector<float> scale;             // (blocks · 16): each filter's gate, 0 behind the last one
+
+  int64_t count() const { return static_cast<int64_t>(channels.size()); }
+  int64_t planes() const { return (count() + kLanes - 1) / kLanes; }
 };
 
 inline Open open_parts(const Shape& s, const Operands& a, int64_t n) {
   const float* gates = a.gates + n * a.gate_count;
   Open open;
-  open.channels.reserve(s.channels + kLanes);
+  open.channels.reserve(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
     const int32_t gate = a.input_gates[c];
     if (gate < 0 || gates[gate] != 0.f) open.channels.push_back(static_cast<int32_t>(c));
   }
-  open.count = static_cast<int64_t>(open.channels.size());
-  for (int64_t i = 0; open.count > 0 && i < kLanes; ++i)
-    open.channels.push_back(static_cast<int32_t>(s.channels + open.channels[i % open.count]));
   open.scale.assign(s.blocks() * kLanes, 0.f);
   for (int64_t b = 0; b < s.blocks(); ++b) {
     bool any = false;
@@ -89,47 +89,90 @@ inline Open open_parts(const Shape& s, const Operands& a, int64_t n) {
       open.scale[o] = gate < 0 ? 1.f : gates[gate];
       any |= open.scale[o] != 0.f;
     }
-    if (any) open.blocks.push_back(static_cast<int32_t>(b));
+    (any ? open.blocks : open.closed).push_back(static_cast<int32_t>(b));
   }
   return open;
 }
 
-// Output rows first … last of one sample, with the input they read: packed[channel / 16][row][column][16].
+// Output rows first … last of one sample, and the input that they read: the image itself, or a copy,
+// packed[channel / lanes][row][column][lanes], 16 lanes or fewer. Distances in it are in floats.
 struct Band {
   int64_t first, last;
-  int64_t packed_rows, packed_columns;
-  int64_t step_y, step_x, reach_y, reach_x;  // in the packed image: stride, and dilation
+  bool direct;
+  int64_t packed_rows, packed_columns, lanes;
+  int64_t pixel, row;    // from an output pixel to the next, from an output row to the next
+  int64_t tap_row, tap;  // from a row of the kernel to the next, from a tap in it to the next
+
+  int64_t plane() const { return packed_rows * packed_columns * lanes; }
 };
 
-// A pointwise layer packs just the pixels it reads, as one long row: tiles need not end with a row.
-inline Band band_of(const Shape& s, int64_t first, int64_t last) {
-  if (s.pointwise()) return {first, last, 1, last - first, 1, 1, 1, 1};
-  const int64_t rows = (last - first - 1) * s.stride_y + (s.kernel_height - 1) * s.dilation_y + 1;
-  const int64_t columns = (s.columns - 1) * s.stride_x + (s.kernel_width - 1) * s.dilation_x + 1;
-  return {first, last, rows, columns, s.stride_y, s.stride_x, s.dilation_y, s.dilation_x};
+// A copy is worth it where many blocks of filters read it, and where pixels lie a multiple of 4 KiB
+// apart: those drive each other out of the nearest cache.
+constexpr int64_t kDirectBlocks = 8;
+constexpr int64_t kDirectChannels = 512;
+
+inline bool reads_directly(const Shape& s, const Open& open) {
+  return s.pointwise() && s.stride_y == 1 && s.stride_x == 1 && s.channels <= kDirectChannels &&
+         static_cast<int64_t>(open.blocks.size()) <= kDirectBlocks;
 }
 
-// Where a row of output pixels is: the first one's number, its packed input, and the kernel rows
-// that meet the image and not only its padding.
+// A pointwise layer has just the pixels it reads, as one long row: tiles need not end with a row.
+inline Band band_of(const Shape& s, const Open& open, int64_t first, int64_t last) {
+  const int64_t lanes = std::clamp<int64_t>(open.count(), 1, kLanes);
+  if (s.pointwise()) {
+    const bool direct = reads_directly(s, open);
+    return {first, last, direct, 1, last - first, lanes, direct ? s.channels : lanes, 0, 0, 0};
+  }
+  const int64_t rows = (last - first - 1) * s.stride_y + (s.kernel_height - 1) * s.dilation_y + 1;
+  const int64_t columns = (s.columns - 1) * s.stride_x + (s.kernel_width - 1) * s.dilation_x + 1;
+  const int64_t row = columns * lanes;
+  return {first, last, false, rows, columns, lanes, s.stride_x * lanes, s.stride_y * row,
+          s.dilation_y * row, s.dilation_x * lanes};
+}
+
+// One product of a row of the kernel: its input, from that of the first, and its weights, likewise.
+struct Step {
+  int32_t input, weight;
+};
+
+constexpr int64_t kAhead = 16;  // steps between the fetching of weights and their use
+
+// All products of a row of the kernel, and `kAhead` of the next row: weights to fetch.
+inline void list_steps(const Shape& s, const Open& open, const Band& band, std::vector<Step>& steps) {
+  steps.clear();
+  for (int64_t kx = 0; kx < s.kernel_width; ++kx) {
+    for (int64_t j = 0; j < open.count(); ++j) {
+      const int64_t c = open.channels[j];
+      const int64_t at = band.direct ? c : j / band.lanes * band.plane() + j % band.lanes;
+      steps.push_back({static_cast<int32_t>(kx * band.tap + at),
+                       static_cast<int32_t>((kx * s.channels + c) * kLanes)});
+    }
+  }
+  const size_t count = steps.size();
+  const auto row = static_cast<int32_t>(s.kernel_width * s.channels * kLanes);
+  for (size_t i = 0; count > 0 && i < kAhead; ++i) steps.push_back({0, row + steps[i].weight});
+}
+
+// Where a row of output pixels is: the first one's number, its input, and the kernel rows that meet
+// the image and not only its padding.
 struct Row {
   int64_t at;
-  const float* packed;
+  const float* input;
   int64_t first_tap, last_tap;
 };
 
-inline Row row_of(const Shape& s, const Band& band, const float* packed, int64_t image, int64_t row) {
-  if (s.pointwise()) return {image + band.first, packed, 0, 1};
+inline Row row_of(const Shape& s, const Band& band, const float* input, int64_t image, int64_t row) {
+  if (s.pointwise()) return {image + band.first, input, 0, 1};
   const int64_t top = row * s.stride_y - s.padding_y;
   int64_t first = 0, last = s.kernel_height;
   while (first < last && top + first * s.dilation_y < 0) ++first;
   while (first < last && top + (last - 1) * s.dilation_y >= s.height) --last;
-  return {image + row * s.columns,
-          packed + (row - band.first) * band.step_y * band.packed_columns * kLanes, first, last};
+  return {image + row * s.columns, input + (row - band.first) * band.row, first, last};
 }
 
 // One pixel's open channels, to packed[j / 16][·][·][j % 16].
 inline void pack_pixel(const float* pixel, const Open& open, float* to, int64_t plane) {
-  const int64_t count = open.count;
+  const int64_t count = open.count();
   const int32_t* c = open.channels.data();
   int64_t j = 0;
   for (; j + kLanes <= count; j += kLanes, to += plane) {
@@ -142,34 +185,60 @@ inline void pack_pixel(const float* pixel, const Open& open, float* to, int64_t 
   for (int64_t i = 0; j + i < count; ++i) to[i] = pixel[c[j + i]];
 }
 
-inline void pack(const Shape& s, const float* image, const Band& band, const Open& open,
-                 float* packed) {
-  const int64_t plane = band.packed_rows * band.packed_columns * kLanes;
+// The open channels of what a band reads, side by side; returns where they are.
+inline const float* pack(const Shape& s, const float* image, const Band& band, const Open& open,
+                         float* packed) {
+  const int64_t plane = band.plane(), lanes = band.lanes;
   if (s.pointwise()) {
     for (int64_t q = band.first; q < band.last; ++q) {
       const int64_t y = q / s.columns * s.stride_y, x = q % s.columns * s.stride_x;
-      pack_pixel(image + (y * s.width + x) * s.channels, open, packed + (q - band.first) * kLanes,
+      pack_pixel(image + (y * s.width + x) * s.channels, open, packed + (q - band.first) * lanes,
                  plane);
     }
-    return;
+    return packed;
   }
-  const int64_t planes = (open.count + kLanes - 1) / kLanes;
-  const int64_t top = band.first * s.stride_y - s.padding_y;
-  for (int64_t row = 0; row < band.packed_rows; ++row) {
-    const int64_t y = top + row;
-    for (int64_t column = 0; column < band.packed_columns; ++column) {
-      const int64_t x = column - s.padding_x;
-      float* to = packed + (row * band.packed_columns + column) * kLanes;
-      if (y < 0 || y >= s.height || x < 0 || x >= s.width) {
-        for (int64_t p = 0; p < planes; ++p) std::memset(to + p * plane, 0, 4 * kLanes);
-      } else {
-        pack_pixel(image + (y * s.width + x) * s.channels, open, to, plane);
-      }
+  const bool as_it_is = open.count() == s.channels && s.channels == lanes;
+  const int64_t left = std::min(s.padding_x, band.packed_columns);  // columns that are padding
+  const int64_t right = std::clamp(s.padding_x + s.width, left, band.packed_columns);
+  const auto pad = [&](float* row, int64_t from, int64_t to) {
+    for (int64_t p = 0; p < open.planes() && from < to; ++p)
+      std::memset(row + p * plane + from * lanes, 0, 4 * lanes * (to - from));
+  };
+  for (int64_t i = 0; i < band.packed_rows; ++i) {
+    const int64_t y = band.first * s.stride_y - s.padding_y + i;
+    float* row = packed + i * band.packed_columns * lanes;
+    if (y < 0 || y >= s.height) {
+      pad(row, 0, band.packed_columns);
+      continue;
     }
+    const float* from = image + y * s.width * s.channels;
+    pad(row, 0, left);
+    if (as_it_is)
+      std::memcpy(row + left * lanes, from, 4 * lanes * (right - left));
+    else
+      for (int64_t column = left; column < right; ++column)
+        pack_pixel(from + (column - left) * s.channels, open, row + column * lanes, plane);
+    pad(row, right, band.packed_columns);
   }
+  return packed;
 }
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+
+// The same for the last filters, which may not fill a block.
+[[gnu::always_inline]] inline Vector load_lanes(const float* from, int64_t lanes) {
+  if (lanes == kLanes) return load(from);
+  Vector value{};
+  std::memcpy(&value, from, 4 * lanes);
+  return value;
+}
+
+[[gnu::always_inline]] inline void store_lanes(float* to, const Vector& value, int64_t lanes) {
+  if (lanes == kLanes)
+    *reinterpret_cast<Vector*>(to) = value;
+  else
+    std::memcpy(to, &value, 4 * lanes);
+}
 
 // Gate, residual and activation of a row of sums, and to the output image with them.
 template <int kPixels, typename Sums>
@@ -180,76 +249,75 @@ template <int kPixels, typename Sums>
 #pragma GCC unroll 28
   for (int p = 0; p < kPixels; ++p) {
     Vector sum = scale != 0.f ? sums(p) * scale : Vector{};  // also where 0 · inf is NaN
-    const int64_t to = (at + p) * s.filters + filter;
-    if (a.adds) {
-      Vector other{};
-      if (lanes == kLanes)
-        other = load(a.y + to);
-      else
-        std::memcpy(&other, a.y + to, 4 * lanes);
-      sum += other;
-    }
+    float* to = a.y + (at + p) * s.filters + filter;
+    if (a.adds) sum += load_lanes(to, lanes);
     if (a.relu) sum = sum < 0.f ? Vector{} : sum;  // NaN stays, as in PyTorch
-    if (lanes == kLanes)
-      *reinterpret_cast<Vector*>(a.y + to) = sum;
-    else
-      std::memcpy(a.y + to, &sum, 4 * lanes);
+    store_lanes(to, sum, lanes);
   }
 }
 
+// What the tiles of a group of blocks of filters share.
+struct Group {
+  const Shape& s;
+  const Operands& a;
+  const Open& open;
+  const Band& band;
+  const std::vector<Step>& steps;
+  const int32_t* blocks;
+  const int32_t* next;  // the blocks after these, or null
+};
+
 // `kPixels` neighbouring pixels of `kBlocks` blocks of filters, from their bias to the output image.
+// Where `fetches`, it has the weights of the next group fetched as well.
 template <int kPixels, int kBlocks>
-void tile(const Shape& s, const Operands& a, const Open& open, const Band& band,
-          const int32_t* blocks, const Row& row) {
-  const int64_t size = s.kernel_height * s.kernel_width * s.channels * kLanes;
+void tile(const Group& group, const Row& row, bool fetches) {
+  const Shape& s = group.s;
+  const Operands& a = group.a;
+  const int64_t weight_row = s.kernel_width * s.channels * kLanes;
+  const int64_t size = s.kernel_height * weight_row;
   const float* weight[kBlocks];
+  const float* fetched[kBlocks];
   Vector sums[kPixels][kBlocks];
 #pragma GCC unroll 4
   for (int b = 0; b < kBlocks; ++b) {
-    weight[b] = a.weight + blocks[b] * size;
-    const Vector bias = load(a.bias + blocks[b] * kLanes);
+    weight[b] = a.weight + group.blocks[b] * size;
+    fetched[b] = fetches ? a.weight + group.next[b] * size : weight[b];
+    const Vector bias = load(a.bias + group.blocks[b] * kLanes);
 #pragma GCC unroll 28
     for (int p = 0; p < kPixels; ++p) sums[p][b] = bias;
   }
   for (int p = 0; p < kPixels; ++p) {  // on their way from memory while the sums are made
     const int64_t to = (row.at + p) * s.filters;
-    for (int b = 0; b < kBlocks; ++b) __builtin_prefetch(a.y + to + blocks[b] * kLanes, 1);
+    for (int b = 0; b < kBlocks; ++b) __builtin_prefetch(a.y + to + group.blocks[b] * kLanes, 1);
   }
-  const int32_t* channels = open.channels.data();
-  const int64_t count = open.count;
-  const int64_t plane = band.packed_rows * band.packed_columns * kLanes;
-  const int64_t step = band.step_x * kLanes;
+  const Step* steps = group.steps.data();
+  const int64_t count = static_cast<int64_t>(group.steps.size()) - kAhead;
+  const Step* ahead = fetches ? steps : steps + kAhead;  // nobody else guesses what gates leave
+  const int64_t pixel = group.band.pixel;
   for (int64_t ky = row.first_tap; ky < row.last_tap; ++ky) {
-    for (int64_t kx = 0; kx < s.kernel_width; ++kx) {
-      const float* pixels =
-          row.packed + (ky * band.reach_y * band.packed_columns + kx * band.reach_x) * kLanes;
-      const int64_t offset = (ky * s.kernel_width + kx) * s.channels * kLanes;
-      for (int64_t j = 0; j < count; j += kLanes, pixels += plane) {
-        const int64_t lanes = std::min(kLanes, count - j);
-        for (int64_t i = 0; i < lanes; ++i) {
-          const int64_t filters = offset + channels[j + i] * kLanes;
-          Vector w[kBlocks];
+    const float* tap_row = row.input + ky * group.band.tap_row;
+    const int64_t first = ky * weight_row;
+    for (int64_t i = 0; i < count; ++i) {
+      const float* input = tap_row + steps[i].input;
+      Vector w[kBlocks];
 #pragma GCC unroll 4
-          for (int b = 0; b < kBlocks; ++b) {
-            w[b] = load(weight[b] + filters);
-            // Behind closed channels the processor does not guess what comes next.
-            __builtin_prefetch(weight[b] + offset + channels[j + i + kLanes] * kLanes);
-          }
-#pragma GCC unroll 28
-          for (int p = 0; p < kPixels; ++p)
-#pragma GCC unroll 4
-            for (int b = 0; b < kBlocks; ++b) sums[p][b] += pixels[p * step + i] * w[b];
-        }
+      for (int b = 0; b < kBlocks; ++b) {
+        w[b] = load(weight[b] + first + steps[i].weight);
+        __builtin_prefetch(fetched[b] + first + ahead[i].weight);
       }
+#pragma GCC unroll 28
+      for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) sums[p][b] += input[p * pixel] * w[b];
     }
   }
 #pragma GCC unroll 4
   for (int b = 0; b < kBlocks; ++b)
-    finish<kPixels>(s, a, open, blocks[b] * kLanes, row.at, [&](int p) { return sums[p][b]; });
+    finish<kPixels>(s, a, group.open, group.blocks[b] * kLanes, row.at,
+                    [&](int p) { return sums[p][b]; });
 }
 
-using Tile = void (*)(const Shape&, const Operands&, const Open&, const Band&, const int32_t*,
-                      const Row&);
+using Tile = void (*)(const Group&, const Row&, bool);
 
 template <int kBlocks, int... kPixels>
 constexpr std::array<Tile, sizeof...(kPixels)> tiles_of(std::integer_sequence<int, kPixels...>) {
@@ -263,18 +331,17 @@ const std::array<Tile, kSums / kBlocks>& tiles() {
   return table;
 }
 
-// A row of pixels in tiles of nearly equal length, for `kBlocks` blocks at a time.
+// A row of pixels in tiles of nearly equal length. The second tile fetches what comes next: the
+// first one still waits for its own weights.
 template <int kBlocks>
-void run_row(const Shape& s, const Operands& a, const Open& open, const Band& band,
-             const int32_t* blocks, const Row& row, int64_t length) {
+void run_row(const Group& group, const Row& row, int64_t length, bool fetches) {
   constexpr int64_t longest = kSums / kBlocks;
   const int64_t count = (length + longest - 1) / longest;
   int64_t from = 0;
   for (int64_t t = 1; t <= count; ++t) {
     const int64_t to = length * t / count;
-    const Row part{row.at + from, row.packed + from * band.step_x * kLanes, row.first_tap,
-                   row.last_tap};
-    tiles<kBlocks>()[to - from - 1](s, a, open, band, blocks, part);
+    const Row part{row.at + from, row.input + from * group.band.pixel, row.first_tap, row.last_tap};
+    tiles<kBlocks>()[to - from - 1](group, part, fetches && t == std::min<int64_t>(2, count));
     from = to;
   }
 }
@@ -282,39 +349,48 @@ void run_row(const Shape& s, const Operands& a, const Open& open, const Band& ba
 // What closed blocks of filters leave: zeros, or the residual as the activation lets it through.
 inline void fill_closed(const Shape& s, const Operands& a, const Open& open, int64_t from, int64_t to) {
   const bool kept = a.adds && (a.rectified || !a.relu);
-  if (kept || static_cast<int64_t>(open.blocks.size()) == s.blocks()) return;
-  auto next = open.blocks.begin();
-  for (int64_t b = 0; b < s.blocks(); ++b) {
-    if (next != open.blocks.end() && *next == b) {
-      ++next;
-      continue;
-    }
-    const int64_t lanes = std::min(kLanes, s.filters - b * kLanes);
-    for (int64_t q = from; q < to; ++q) {
+  if (kept || open.closed.empty()) return;
+  for (int64_t q = from; q < to; ++q) {
+    for (const int64_t b : open.closed) {
       float* y = a.y + q * s.filters + b * kLanes;
-      for (int64_t i = 0; i < lanes; ++i) y[i] = a.adds ? std::max(y[i], 0.f) : 0.f;
+      const int64_t lanes = std::min(kLanes, s.filters - b * kLanes);
+      const Vector before = a.adds ? load_lanes(y, lanes) : Vector{};
+      store_lanes(y, before < 0.f ? Vector{} : before, lanes);
     }
   }
 }
 
 template <int kBlocks>
-void run_blocks(const Shape& s, const Operands& a, const Open& open, const Band& band,
-                const float* packed, const int32_t* blocks, int64_t image) {
+void run_blocks(const Group& group, const float* input, int64_t image) {
+  const Shape& s = group.s;
+  const Band& band = group.band;
   const int64_t rows = s.pointwise() ? 1 : band.last - band.first;
   const int64_t length = s.pointwise() ? band.last - band.first : s.columns;
+  const int64_t fetching = group.next ? band.first + std::min<int64_t>(rows - 1, 1) : -1;
   for (int64_t row = band.first; row < band.first + rows; ++row)
-    run_row<kBlocks>(s, a, open, band, blocks, row_of(s, band, packed, image, row), length);
+    run_row<kBlocks>(group, row_of(s, band, input, image, row), length, row == fetching);
+}
+
+// The open blocks `from` … `to` of a band, whose input `input` points at, in groups of `kBlocks`.
+// Returns where it ended, behind the last whole group.
+template <int kBlocks>
+const int32_t* run_groups(Group group, const int32_t* to, const float* input, int64_t image) {
+  for (; group.blocks + kBlocks <= to; group.blocks += kBlocks) {
+    group.next = group.blocks + 2 * kBlocks <= to ? group.blocks + kBlocks : nullptr;
+    run_blocks<kBlocks>(group, input, image);
+  }
+  return group.blocks;
 }
 
 // Open blocks number `from` … `to` of a band.
-inline void run_band(const Shape& s, const Operands& a, const Open& open, const Band& band,
-                     const float* packed, int64_t from, int64_t to, int64_t image) {
-  const int64_t row = s.pointwise() ? band.last - band.first : s.columns;
-  const int32_t* blocks = open.blocks.data();
-  if (row <= kSums / 4)
-    for (; from + 4 <= to; from += 4) run_blocks<4>(s, a, open, band, packed, blocks + from, image);
-  for (; from + 2 <= to; from += 2) run_blocks<2>(s, a, open, band, packed, blocks + from, image);
-  for (; from < to; ++from) run_blocks<1>(s, a, open, band, packed, blocks + from, image);
+inline void run_band(Group group, const float* input, int64_t from, int64_t to, int64_t image) {
+  const Band& band = group.band;
+  const int64_t row = group.s.pointwise() ? band.last - band.first : group.s.columns;
+  const int32_t* end = group.open.blocks.data() + to;
+  group.blocks = group.open.blocks.data() + from;
+  if (row <= kSums / 4) group.blocks = run_groups<4>(group, end, input, image);
+  group.blocks = run_groups<2>(group, end, input, image);
+  run_groups<1>(group, end, input, image);
 }
 
 // How a layer is cut into pieces: bands of rows (of pixels, if pointwise), and groups of blocks.
@@ -336,7 +412,7 @@ inline Cut cut(const Shape& s, int64_t workers) {
     const int64_t weights = s.blocks() * kLanes * s.channels * s.kernel_height * s.kernel_width;
     const int64_t image = s.height * s.width * s.channels;
     if (weights > image) {
-      groups = std::min(2 * workers, (s.blocks() + 3) / 4);
+      groups = std::min(4 * workers, (s.blocks() + 3) / 4);
     } else {
       band = std::min(band, (rows + 2 * workers - 1) / (2 * workers));
     }
@@ -380,8 +456,9 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
   std::atomic<int64_t> next{0};
   parallel(std::min(workers, pieces), [&](int64_t) {
     thread_local Buffer buffer;
-    float* packed = nullptr;
-    int64_t packed_for = -1;
+    thread_local std::vector<Step> steps;
+    const float* input = nullptr;
+    int64_t prepared = -1;
     for (int64_t piece = next++; piece < pieces; piece = next++) {
       const int64_t which = piece / c.groups, group = piece % c.groups;
       const int64_t n = which / c.bands, first = which % c.bands * c.band;
@@ -394,15 +471,15 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
       const int64_t blocks = static_cast<int64_t>(left.blocks.size());
       const int64_t from = blocks * group / c.groups, to = blocks * (group + 1) / c.groups;
       if (from == to) continue;
-      const Band band = band_of(s, first, last);
-      if (which != packed_for) {
-        const int64_t planes = (left.count + kLanes - 1) / kLanes;
-        const size_t size = planes * band.packed_rows * band.packed_columns * kLanes;
-        packed = buffer.at_least(size);
-        pack(s, a.x + n * s.height * s.width * s.channels, band, left, packed);
-        packed_for = which;
+      const Band band = band_of(s, left, first, last);
+      if (which != prepared) {
+        const float* whole = a.x + n * s.height * s.width * s.channels;
+        list_steps(s, left, band, steps);
+        input = band.direct ? whole + first * s.channels
+                            : pack(s, whole, band, left, buffer.at_least(left.planes() * band.plane()));
+        prepared = which;
       }
-      run_band(s, a, left, band, packed, from, to, image);
+      run_band({s, a, left, band, steps, nullptr, nullptr}, input, from, to, image);
     }
   });
 }
