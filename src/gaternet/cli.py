@@ -267,6 +267,36 @@ def bench_latency(
     presentation.latencies(found, figure, as_json=json)
 
 
+def bench_train(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
+    data: str | None = None,
+    rounds: int = 15,
+    steps: int = 15,
+    threads: int | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Measure what training costs beyond its networks' own steps, as ratios, some minutes.
+
+    Whatever is compared is timed in turns. Checkpoints go where temporary files do ($TMPDIR).
+
+    Args:
+        recipe: A gated recipe from `gaternet recipes list`.
+        data: Folder or hub name of the images; none: the hub name of the recipe's data set.
+        rounds: Pairs that every ratio is the median of.
+        steps: Length of the pieces of an epoch that are timed.
+        threads: Of the CPU; none: all that PyTorch uses.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.recipes import get
+    from gaternet.training_pace import PaceRequest, measure_pace
+
+    request = PaceRequest(rounds, steps, threads, device)
+    presentation.training_pace(measure_pace(get(recipe), data, request), as_json=json)
+
+
 def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
@@ -310,8 +340,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "bench": (
-        "Count what a run's images need, measure how long they take.",
-        {"macs": bench_macs, "latency": bench_latency},
+        "Count what a run's images need, measure how long they take, and training.",
+        {"macs": bench_macs, "latency": bench_latency, "train": bench_train},
     ),
 }
 """Commands of two words: the first word, what it is for, and the second words."""

@@ -78,7 +78,7 @@ def train(
             options,
         )
         load_part(model, part, begun[part].path)
-    images, probe = _split(recipe, images)
+    images, probe = split_probe(recipe, images)
     trainer = Trainer(model, recipe, compute)
     console = options.console if processes.first else silent_console()
     for note in describe_mismatches(model, recipe, start):
@@ -192,7 +192,8 @@ def _reopen(out: Path, config: RunConfig, *, writes: bool) -> Run:
     return run
 
 
-def _split(recipe: Recipe, images: Images) -> tuple[Images, Probe]:
+def split_probe(recipe: Recipe, images: Images) -> tuple[Images, Probe]:
+    """Return the images that are trained on, and those that are evaluated after every epoch."""
     if recipe.validation:
         kept, held = split_validation(images, recipe.validation, VALIDATION_SEED)
         if isinstance(held, ImageFiles):
