@@ -8,7 +8,6 @@ file alone prints the images per second.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +22,7 @@ from torchvision import transforms
 from gaternet import gated_cross_entropy, recipes
 from gaternet.data.image_set import ImageSet
 from gaternet.data.sources import load
-from gaternet.training.compute import choose_device
+from gaternet.training.compute import choose_device, usable_cores
 from gaternet.training.config import Recipe
 from gaternet.training.phases import build_model
 
@@ -108,7 +107,7 @@ def main(recipe: str, /, data: str, steps: int = 50, warmup: int = 5, device: st
     images = load(data, found.data, "train", found.data.image_size)
     assert isinstance(images, ImageSet)
     chosen = choose_device(device)
-    loop = train(build_model(found), images, found, chosen, len(os.sched_getaffinity(0)))
+    loop = train(build_model(found), images, found, chosen, usable_cores())
     sum(itertools.islice(loop, warmup))
     start = time.perf_counter()
     trained = sum(itertools.islice(loop, steps))

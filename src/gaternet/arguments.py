@@ -60,6 +60,8 @@ class TrainingArguments:
     """What becomes of a training image that cannot be read; skipped ones are counted and shown."""
     resume: FlagCreatePairsOff[bool] = False
     """Go on from the newest checkpoint in --out."""
+    seeds: tuple[int, ...] = ()
+    """Several runs at once in place of --seed, one for each of these, into OUT/seed-N."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 

@@ -358,6 +358,12 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     recipe = get(name)
     arguments = parse(recipe, words)
     recipe = applied(recipe, arguments)
+    if arguments.seeds:
+        from gaternet.training.seeds import Several, train_several
+
+        several = Several(arguments.seeds, arguments.out, (name, *words))
+        train_several(recipe, sources(arguments), several)
+        return
 
     from gaternet.training.compute import choose_device
     from gaternet.training.phases import Options, train

@@ -32,11 +32,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Pieces(Trainer):
-    """A trainer whose epochs are pieces of real ones, `steps` steps long."""
+    """A trainer whose epochs are pieces of real ones, `length` steps long."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, plan: ComputePlan, steps: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, plan: ComputePlan, length: int) -> None:
         super().__init__(model, recipe, plan)
-        self.steps = steps
+        self.length = length
         self.supply: Iterator[Batch] = iter(())
 
     def endless(self, images: Images) -> Iterator[Batch]:
@@ -44,11 +44,13 @@ class Pieces(Trainer):
         while True:
             yield from super().batches(images)
 
-    def batches(self, images: Images, augmentation: object = None) -> Iterator[Batch]:
-        return islice(self.supply, self.steps)
+    def batches(
+        self, images: Images, augmentation: object = None, first: int = 0
+    ) -> Iterator[Batch]:
+        return islice(self.supply, self.length)
 
     def steps_per_epoch(self, images: Images) -> int:
-        return self.steps
+        return self.length
 
 
 def fitting(batch: Batch, trainer: Trainer) -> Batch:
@@ -85,7 +87,7 @@ class Contest:
         # Whoever was first is last in the next round: a drift favours nobody.
         for name, before, piece in pieces if number % 2 else reversed(pieces):
             before(UNTIMED)
-            times[name] = self._seconds(piece, self.gated.steps) / self.gated.steps
+            times[name] = self._seconds(piece, self.gated.length) / self.gated.length
         times["checkpoint"] = self._seconds(self._checkpoint, number)
         times["probe"] = self._seconds(probe_metrics, self.gated, self.probe)
         return times
