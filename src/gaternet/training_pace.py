@@ -92,6 +92,8 @@ def measure_pace(recipe: Recipe, where: str | Path | None, request: PaceRequest)
     plain = {
         name: Trainer(build_model(one), one, compute) for name, one in plain_recipes(recipe).items()
     }
+    for trainer in (gated, *plain.values()):
+        trainer.set_stage(0.0)
     batch = next(gated.supply)
     memory = {
         name: _saved(one, fitting(batch, one)) for name, one in (plain | {"gated": gated}).items()
