@@ -100,8 +100,8 @@ def measure_pace(recipe: Recipe, where: str | Path | None, request: PaceRequest)
     }
     usual, missing = _usual_loop(recipe, images, compute)
     probe = split_probe(recipe, images)[1]
-    with _run_of(recipe, images) as run, Board(run) as board:
-        contest = Contest(gated, plain, images, batch, probe, run, board, usual)
+    with _run_of(recipe, images) as run:
+        contest = Contest(gated, plain, images, batch, probe, run, Board(run), usual)
         contest.round(1)  # allocates and, where it does, compiles
         rounds = [contest.round(2 + number) for number in range(request.rounds)]
     times = {name: np.array([one[name] for one in rounds]) for name in rounds[0]}
