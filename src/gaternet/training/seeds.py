@@ -23,6 +23,9 @@ from gaternet.training.compute import usable_cores
 from gaternet.training.config import Recipe, Sources, check
 from gaternet.training.run import open_run
 
+RESUMING = ("--resume", "--strict", "--allow-change")
+"""Flags that a run which has not begun does not take."""
+
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,10 +46,10 @@ class Several:
 
     def command(self, seed: int) -> list[str]:
         """Return the words that train one of them, or go on with it."""
-        words = without(self.typed, "--seeds", "--out", "--resume")
         path = self.path(seed)
         begun = "--resume" in self.typed and (path / "config.json").exists()
-        return [*words, "--seed", str(seed), "--out", str(path), *(["--resume"] if begun else [])]
+        words = without(self.typed, "--seeds", "--out", *(() if begun else RESUMING))
+        return [*words, "--seed", str(seed), "--out", str(path)]
 
 
 def train_several(recipe: Recipe, sources: Sources, several: Several) -> list[float]:
