@@ -1,17 +1,16 @@
 """`gaternet bench train`: the ratios, the table, the JSON, and what it refuses."""
 
 import json
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gaternet import recipes, training_pace
+from gaternet import recipes, training_pace, training_rounds
 from gaternet.data.digits import load_digits
 from gaternet.data.settings import Augmentation
-from gaternet.training import tracking
-from gaternet.training.config import Recipe
+from gaternet.model import GaterNet
 from gaternet.training.run import Run
 from gaternet.training.starting import build_model
 from gaternet.training.trainer import Trainer
@@ -27,23 +26,25 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 """The usual loop forks its workers."""
 
 
-def slowed(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> dict[str, float]:
-    """Return the median ratios where parts of the work take so many seconds more."""
+class Clock:
+    """In place of `time`: it goes on by what is said of a function whenever that is called."""
 
-    def slow(owner: type, name: str, pause: float) -> None:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def charge(
+        self, patch: pytest.MonkeyPatch, owner: object, name: str, seconds: Callable[..., float]
+    ) -> None:
         action = getattr(owner, name)
 
-        def slower(*given: object, **named: object) -> object:
-            time.sleep(pause)
+        def charged(*given: object, **named: object) -> object:
+            self.now += seconds(*given, **named)
             return action(*given, **named)
 
-        monkeypatch.setattr(owner, name, slower)
-
-    for name, pause in seconds.items():
-        owner = {"save_checkpoint": Run, "add_epoch": tracking.Board}[name]
-        slow(owner, name, pause)
-    found = measure_pace(recipe, "digits", REQUEST)
-    return {name: ratio.median for name, ratio in found.ratios.items()}
+        patch.setattr(owner, name, charged)
 
 
 def test_json_has_every_ratio_and_its_interval(terminal: Terminal) -> None:
@@ -68,17 +69,30 @@ def test_table_says_what_was_measured(terminal: Terminal) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_what_a_checkpoint_takes_is_in_its_share_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = slowed(GATED, monkeypatch)
-    after = slowed(GATED, monkeypatch, save_checkpoint=1.0)
-    assert after["checkpoint_share"] > 2 * before["checkpoint_share"]
-    assert after["checkpoint_share"] > 0.3
-    assert after["epoch_ratio"] < 2
-
-
-def test_what_logging_takes_is_in_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    after = slowed(GATED, monkeypatch, add_epoch=1.0)
-    assert after["epoch_ratio"] > 3
+def test_everything_is_counted_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(training_rounds, "time", clock)
+    clock.charge(
+        monkeypatch,
+        Trainer,
+        "step",
+        lambda trainer, *_: 2 if trainer.model.__class__ is GaterNet else 1,
+    )
+    clock.charge(monkeypatch, training_pace.Board, "add_epoch", lambda *_: 12)
+    clock.charge(monkeypatch, Run, "save_checkpoint", lambda *_, **__: 20)
+    clock.charge(monkeypatch, training_rounds, "probe_metrics", lambda *_: 30)
+    clock.charge(monkeypatch, training_rounds.Contest, "_usual", lambda _, steps: 18 * steps)
+    found = measure_pace(GATED, "digits", REQUEST)
+    ratios = {name: ratio.median for name, ratio in found.ratios.items()}
+    assert ratios["step_ratio"] == pytest.approx(2 / (1 + 1))
+    # A piece is three steps and what the end of an epoch costs.
+    assert ratios["epoch_ratio"] == pytest.approx((3 * 2 + 12) / (3 * 2))
+    epoch = (3 * 2 + 12) / 3 * (len(load_digits("train")) // found.batch_size)
+    assert ratios["checkpoint_share"] == pytest.approx(20 / (epoch + 20))
+    assert ratios["probe_share"] == pytest.approx(30 / (epoch + 30))
+    assert ratios["loop_ratio"] == pytest.approx(18 / 6)
+    assert found.images_per_second.median == pytest.approx(found.batch_size / 6)
+    assert found.milliseconds["gated"] == pytest.approx(2000)
 
 
 def test_pieces_are_those_of_whole_epochs() -> None:
