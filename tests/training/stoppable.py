@@ -1,6 +1,6 @@
 """Trains with the command line's own words, and says when steps are done; tests send it signals.
 
-    python stoppable.py PAUSE WORDS …       PAUSE: seconds that every step and evaluation takes longer
+python stoppable.py PAUSE WORDS …       PAUSE: seconds that every step and evaluation takes longer
 """
 
 import sys

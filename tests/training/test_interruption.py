@@ -26,8 +26,10 @@ class Told:
         self.out = out
         paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "stoppable.py"), str(pause), *WORDS, *words]
-            + ["--device", "cpu", "--out", str(out)],
+            [
+                *(sys.executable, str(HERE / "stoppable.py"), str(pause)),
+                *(*WORDS, *words, "--device", "cpu", "--out", str(out)),
+            ],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -129,6 +131,14 @@ def test_both_processes_stop_behind_the_same_step(tmp_path: Path) -> None:
     assert counts[0] == counts[1] == progress["within"]["images"] / 2
 
 
+def take_a_step(interruption: Interruption, looks: list[tuple[bool, int]]) -> None:
+    with interruption.listening(), interruption.deferred():
+        looks.append(Watch(interruption).look())
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # an echo: the terminal and the launcher pass it on
+        looks.append(Watch(interruption).look())
+
+
 def test_signal_waits_while_training_and_ends_what_else_runs() -> None:
     interruption = Interruption()
     before = signal.getsignal(signal.SIGTERM)
@@ -137,19 +147,10 @@ def test_signal_waits_while_training_and_ends_what_else_runs() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
-    interruption = Interruption()
-    done = False
-    with (
-        pytest.raises(Interrupted, match="stopped by Ctrl-C"),
-        interruption.listening(),
-        interruption.deferred(),
-    ):
-        assert Watch(interruption).look() == (False, 0)
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # an echo: the terminal and the launcher pass it on
-        assert Watch(interruption).look() == (False, signal.SIGINT)
-        done = True
-    assert done
+    looks: list[tuple[bool, int]] = []
+    with pytest.raises(Interrupted, match="stopped by Ctrl-C"):
+        take_a_step(Interruption(), looks)
+    assert looks == [(False, 0), (False, signal.SIGINT)]
 
 
 def test_checkpoint_is_due_when_its_minutes_are_over() -> None:
