@@ -35,6 +35,10 @@ from gaternet.rivals import BINARIZERS, GumbelSigmoid, RandomGates, make_binariz
 MANIFEST = "manifest.json"
 MODEL = "model"
 
+_ENTRY_BYTES = 100
+"""Of a tensor's name, shape and place in a safetensors file, about."""
+_BLOCK_BYTES = 4096
+
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
@@ -253,8 +257,7 @@ def write(
 
     Raises UserError where the directory exists or the disk does not take it.
     """
-    needed = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    with new_directory(directory, needed) as partial:
+    with new_directory(directory, _bytes_needed(tensors, values)) as partial:
         for name, group in tensors.items():
             # A copy each: safetensors refuses tensors that share memory.
             packed = {key: t.detach().cpu().contiguous().clone() for key, t in group.items()}
@@ -266,6 +269,14 @@ def write(
             for file in sorted(partial.iterdir())
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> int:
+    """Return about how much a disk must have left for a checkpoint."""
+    held = [tensor for group in tensors.values() for tensor in group.values()]
+    written = sum(tensor.nbytes + _ENTRY_BYTES for tensor in held)
+    files = len(tensors) + len(values) + 1  # and the manifest; a disk gives them whole blocks
+    return written + files * _BLOCK_BYTES
 
 
 def verify_manifest(directory: Path) -> frozenset[str]:

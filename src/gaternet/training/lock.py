@@ -151,7 +151,13 @@ def _read_soon(descriptor: int) -> Holder | None:
 def _read(descriptor: int) -> Holder | None:
     try:
         values = json.loads(os.pread(descriptor, 4096, 0))
-        return Holder(*(values[name] for name in Holder.__dataclass_fields__))
+        began = values["began"]
+        return Holder(
+            str(values["host"]),
+            int(values["pid"]),
+            str(values["since"]),
+            None if began is None else str(began),
+        )
     except (ValueError, TypeError, KeyError):
         return None
 
