@@ -4,17 +4,22 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from gaternet.errors import UsageError, UserError
+from gaternet.errors import DamagedCheckpointWarning, Interrupted, UsageError, UserError
 from gaternet.flags import REGISTRY
 from gaternet.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from gaternet.training.interruption import Interruption
 
 GateFormName = Literal["hard", "soft", "noisy"]
 Switch = FlagCreatePairsOff[bool]
@@ -31,7 +36,10 @@ def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
     """
     from gaternet import demo as demonstration
 
-    demonstration.run(out, device)
+    with _interruptible(
+        out / "gated", shlex.join(["gaternet", "demo", "--out", str(out)])
+    ) as interruption:
+        demonstration.run(out, device, interruption)
 
 
 def recipes(
@@ -267,6 +275,36 @@ def bench_latency(
     presentation.latencies(found, figure, as_json=json)
 
 
+def bench_train(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
+    data: str | None = None,
+    rounds: int = 15,
+    steps: int = 15,
+    threads: int | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Measure what training costs beyond its networks' own steps, as ratios, some minutes.
+
+    Whatever is compared is timed in turns. Checkpoints go where temporary files do ($TMPDIR).
+
+    Args:
+        recipe: A gated recipe from `gaternet recipes list`.
+        data: Folder or hub name of the images; none: the hub name of the recipe's data set.
+        rounds: Pairs that every ratio is the median of.
+        steps: Length of the pieces of an epoch that are timed.
+        threads: Of the CPU; none: all that PyTorch uses.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.recipes import get
+    from gaternet.training_pace import PaceRequest, measure_pace
+
+    request = PaceRequest(rounds, steps, threads, device)
+    presentation.training_pace(measure_pace(get(recipe), data, request), as_json=json)
+
+
 def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
@@ -310,8 +348,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "bench": (
-        "Count what a run's images need, measure how long they take.",
-        {"macs": bench_macs, "latency": bench_latency},
+        "Count what a run's images need, measure how long they take, and training.",
+        {"macs": bench_macs, "latency": bench_latency, "train": bench_train},
     ),
 }
 """Commands of two words: the first word, what it is for, and the second words."""
@@ -320,7 +358,7 @@ _HELP = ("-h", "--help")
 
 
 def _train_recipe(name: str, words: Sequence[str]) -> None:
-    from gaternet.arguments import applied, parse, sources
+    from gaternet.arguments import applied, lasting, parse, resumption, sources
     from gaternet.recipes import get
 
     if name.startswith("-"):
@@ -328,18 +366,52 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     recipe = get(name)
     arguments = parse(recipe, words)
     recipe = applied(recipe, arguments)
+    resuming = resumption(arguments)
+    if arguments.seeds:
+        from gaternet.training.seeds import Several, train_several
+
+        several = Several(arguments.seeds, arguments.out, (name, *words))
+        train_several(recipe, sources(arguments), several)
+        return
 
     from gaternet.training.compute import choose_device
     from gaternet.training.phases import Options, train
     from gaternet.training.processes import joined
 
-    # --resume is left out: what is typed anew for the same figures starts anew.
-    typed = [word for word in words if word != "--resume"]
-    with joined(choose_device(arguments.device)) as processes:
+    command = shlex.join(["gaternet", "train", name, *lasting(words)])
+    with (
+        _interruptible(arguments.out, f"{command} --resume") as interruption,
+        joined(choose_device(arguments.device)) as processes,
+    ):
         options = Options(
-            arguments.device, shlex.join(["gaternet", "train", name, *typed]), processes=processes
+            arguments.device,
+            command,
+            processes=processes,
+            checkpoint_minutes=arguments.checkpoint_minutes,
+            interruption=interruption,
+            resumption=resuming,
         )
         train(recipe, sources(arguments), arguments.out, options, resume=arguments.resume)
+
+
+@contextmanager
+def _interruptible(out: Path, again: str) -> Iterator["Interruption"]:
+    """Let SIGTERM and Ctrl-C end a training into `out`, saved, with a line that says how to go on.
+
+    again: the command that goes on with it
+    """
+    from gaternet.training.interruption import Interruption
+
+    with Interruption().listening() as interruption:
+        try:
+            yield interruption
+        except Interrupted as stopped:
+            if int(os.environ.get("RANK", "0")):
+                sys.exit(stopped.exit_code)  # the first process says it
+            begun = (out / "config.json").exists()
+            hint = f"go on with: {again}" if begun else "nothing was written yet"
+            print(f"gaternet: {stopped}; {hint}", file=sys.stderr)
+            sys.exit(stopped.exit_code)
 
 
 def _run(words: Sequence[str]) -> None:
@@ -418,7 +490,8 @@ def _overview() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for a mistake in files, 2 in arguments."""
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        with _warnings_in_a_line():
+            _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"gaternet: {error}", file=sys.stderr)
         return error.exit_code
@@ -430,3 +503,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("gaternet: interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Tell a damaged checkpoint in a line of its own, without the code that noticed it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamagedCheckpointWarning)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, DamagedCheckpointWarning):
+                print(f"gaternet: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell  # type: ignore[assignment]
+        yield

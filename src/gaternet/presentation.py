@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gaternet.runtime.export import ExportResult
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
+    from gaternet.training_pace import TrainingPace
 
 SHOWN_CLASSES = 5
 
@@ -149,6 +150,54 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
         console.print(f"not measured: {variant}: {reason}")
     if figure is not None:
         console.print(f"figure: {figure}")
+
+
+_RATIOS = {
+    "step_ratio": "gated step / plain steps",
+    "epoch_ratio": "on the data / one batch",
+    "checkpoint_share": "of an epoch",
+    "probe_share": "of an epoch, to evaluate",
+    "memory_ratio": "saved, gated / plain",
+    "loop_ratio": "images/s / the usual loop's",
+}
+
+
+def training_pace(found: "TrainingPace", *, as_json: bool) -> None:
+    """Print what training costs beyond its networks' own steps."""
+    if as_json:
+        _print_json(pace_figures(found))
+        return
+    console = Console(markup=False, highlight=False)
+    console.print(
+        f"{found.recipe} on {found.data}, {found.hardware}: measured in turns, "
+        f"{found.request.rounds} rounds\n",
+        soft_wrap=True,
+    )
+    table = _table("ratio", "median", "95 % interval", "of what")
+    for name, ratio in found.ratios.items():
+        low, high = ratio.interval
+        table.add_row(name, f"{ratio.median:.4f}", f"{low:.4f}-{high:.4f}", _RATIOS[name])
+    console.print(table)
+    low, high = found.images_per_second.interval
+    console.print(
+        f"\n{found.images_per_second.median:,.0f} images/s ({low:,.0f}-{high:,.0f}), batches of "
+        f"{found.batch_size}",
+        *(f"not measured: {name}: {reason}" for name, reason in found.missing.items()),
+        sep="\n",
+    )
+
+
+def pace_figures(found: "TrainingPace") -> dict[str, Any]:
+    """Return plain values: each ratio beside its interval, as NAME and NAME_interval."""
+    ratios = {"images_per_second": found.images_per_second, **found.ratios}
+    figures: dict[str, Any] = dict.fromkeys(found.missing)
+    for name, ratio in ratios.items():
+        figures |= {name: ratio.median, f"{name}_interval": ratio.interval}
+    return figures | {
+        name: value
+        for name, value in asdict(found).items()
+        if name not in ("images_per_second", "ratios")
+    }
 
 
 def _part(macs: float, backbone: int) -> str:

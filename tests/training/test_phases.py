@@ -32,7 +32,7 @@ RESULT_KEYS = {
     "recipe", "command", "data", "epochs", "pretrain_epochs", "seed", "settings",
     "macs_uncounted", "hardware", "processes", "computed_with", "gate_form",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
-    "parameters", "macs_per_image", "macs_needed_per_image", "gates",
+    "parameters", "macs_per_image", "macs_needed_per_image", "gates", "changes",
 }  # fmt: skip
 GATE_KEYS = {
     "total", "always_on", "always_off", "input_dependent", "mean_open", "near_threshold",
@@ -326,7 +326,7 @@ def test_resuming_with_other_images_is_refused(
 ) -> None:
     run = stopped_run(tmp_path / "run", ONE, Sources("digits"))
     monkeypatch.setattr(phases, "load", lambda where, data, split, *more: few_digits(1000, "train"))
-    with pytest.raises(UserError, match="begun with other images"):
+    with pytest.raises(UserError, match=r"\(images \w{16} → \w{16}\).*--allow-change images"):
         run_recipe(ONE, run.path, Sources("digits"), resume=True)
 
 

@@ -77,7 +77,7 @@ def plan(compute: Compute, device: torch.device, processes: Processes = ALONE) -
         torch.bfloat16 if bfloat16 else torch.float32,
         wants,
         torch.channels_last if compute.channels_last else torch.contiguous_format,
-        _cores() if compute.workers is None else compute.workers,
+        usable_cores() if compute.workers is None else compute.workers,
         processes,
         note,
     )
@@ -115,7 +115,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Return this process's share of the cores that it may run on."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (usable or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

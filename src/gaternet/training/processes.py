@@ -35,6 +35,17 @@ class Processes:
         dist.all_reduce(tensor)
         return tensor
 
+    def largest(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the largest of every process's `numbers`, each by itself, in each of them.
+
+        Only the processes wait for each other, no GPU does.
+        """
+        if self.count == 1:
+            return numbers
+        tensor = torch.tensor(numbers)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.patient)
+        return tuple(tensor.tolist())
+
     def take_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place: BatchNorm's running statistics."""
         if self.count > 1:

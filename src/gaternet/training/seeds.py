@@ -1,0 +1,173 @@
+"""Several runs of one recipe at once, which differ in their seed: `gaternet train … --seeds`.
+
+Each is a process and a run directory of its own, OUT/seed-N, that `gaternet train --seed N` would
+have made; it goes on with --resume like any other. Images that are held in memory are decoded once,
+and mapped by all processes from the one file that they are cached in.
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+from gaternet.data.sources import load
+from gaternet.errors import UsageError, UserError
+from gaternet.training.compute import usable_cores
+from gaternet.training.config import Recipe, Sources, check
+from gaternet.training.run import open_run
+
+RESUMING = ("--resume", "--strict", "--allow-change")
+"""Flags that a run which has not begun does not take."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Several:
+    """Which runs are wanted.
+
+    typed: the words behind `gaternet train`, the recipe first
+    """
+
+    seeds: tuple[int, ...]
+    out: Path
+    typed: tuple[str, ...]
+
+    def path(self, seed: int) -> Path:
+        """Return the directory of one of the runs."""
+        return self.out / f"seed-{seed}"
+
+    def command(self, seed: int) -> list[str]:
+        """Return the words that train one of them, or go on with it."""
+        path = self.path(seed)
+        begun = "--resume" in self.typed and (path / "config.json").exists()
+        words = without(self.typed, "--seeds", "--out", *(() if begun else RESUMING))
+        return [*words, "--seed", str(seed), "--out", str(path)]
+
+
+def train_several(recipe: Recipe, sources: Sources, several: Several) -> list[float]:
+    """Train the runs, as many at once as there are cores; return and print their test errors.
+
+    SIGINT and SIGTERM are handed on to all of them, and end this process when they have ended.
+
+    Raises UsageError for seeds that cannot be, UserError where a run failed.
+    """
+    _check(recipe, several)
+    wanted = [seed for seed in several.seeds if not _ended(several, seed)]
+    if recipe.data.held == "memory":
+        # So that it is decoded, or refused, once; all runs find it in the cache.
+        for split in ("train", recipe.data.test_split):
+            load(sources.data, recipe.data, split, recipe.data.image_size, sources.on_bad_image)
+    at_once = min(len(wanted), usable_cores()) or 1
+    threads = max(1, usable_cores() // at_once)
+    children = _Children({"OMP_NUM_THREADS": str(threads)} | os.environ)
+    with children.told_of_signals(), ThreadPoolExecutor(at_once) as pool:
+        codes = list(pool.map(lambda s: children.run(several.command(s), f"seed {s}"), wanted))
+    if children.received:
+        sys.exit(128 + children.received)
+    failed = [str(seed) for seed, code in zip(wanted, codes, strict=True) if code]
+    if failed:
+        raise UserError(
+            f"the runs of these seeds failed, their messages are above: {', '.join(failed)}"
+        )
+    errors = [_test_error(several.path(seed)) for seed in several.seeds]
+    print(f"{recipe.name}: {describe(errors)}; {several.out}")
+    return errors
+
+
+def describe(errors: Sequence[float]) -> str:
+    """Return test errors in per cent as their mean, standard deviation and values."""
+    spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+    values = ", ".join(f"{error:.2f}" for error in errors)
+    return f"test error {statistics.mean(errors):.2f}{spread} % ({values})"
+
+
+def without(words: Sequence[str], *flags: str) -> list[str]:
+    """Return the words without these flags and their values."""
+    kept, dropping = [], False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0] in flags
+        if not dropping:
+            kept.append(word)
+    return kept
+
+
+@dataclass
+class _Children:
+    """Processes whose lines are shown, each behind its name."""
+
+    environment: dict[str, str]
+    received: int = 0
+    """The signal that told this process to end."""
+    running: set[subprocess.Popen[str]] = field(default_factory=set)
+
+    def run(self, words: Sequence[str], name: str) -> int:
+        """Run `gaternet train` with these words; return its exit code."""
+        if self.received:
+            return 0
+        with subprocess.Popen(
+            [sys.executable, "-m", "gaternet", "train", *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Ctrl-C in a terminal reaches this process alone, which hands it on.
+            start_new_session=True,
+        ) as child:
+            self.running.add(child)
+            assert child.stdout is not None
+            for line in child.stdout:
+                print(f"{name}: {line}", end="", flush=True)
+        self.running.discard(child)
+        return child.returncode
+
+    @contextmanager
+    def told_of_signals(self) -> Iterator[None]:
+        """Hand signals that end a process on to all that run."""
+
+        def hand_on(number: int, _: FrameType | None) -> None:
+            self.received = number
+            for child in tuple(self.running):
+                child.send_signal(number)
+
+        before: list[Callable[[int, FrameType | None], object] | int | None]
+        before = [signal.signal(number, hand_on) for number in ENDING]
+        try:
+            yield
+        finally:
+            for number, handler in zip(ENDING, before, strict=True):
+                signal.signal(number, handler)
+
+
+def _check(recipe: Recipe, several: Several) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--seeds starts processes of its own: run it without torchrun")
+    if any(word.partition("=")[0] == "--seed" for word in several.typed):
+        raise UsageError("--seed and --seeds: give one of them")
+    if len(set(several.seeds)) < len(several.seeds):
+        raise UsageError(f"--seeds {' '.join(map(str, several.seeds))}: one of them comes twice")
+    for seed in several.seeds:
+        check(replace(recipe, seed=seed))
+        if "--resume" not in several.typed and (several.path(seed) / "config.json").exists():
+            raise UserError(
+                f"{several.path(seed)} holds a run already: give another --out, or --resume"
+            )
+
+
+def _ended(several: Several, seed: int) -> bool:
+    path = several.path(seed)
+    return (path / "config.json").exists() and open_run(path).result is not None
+
+
+def _test_error(path: Path) -> float:
+    result = open_run(path).result
+    assert result is not None
+    return float(result["test_error_percent"])

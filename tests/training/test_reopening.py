@@ -1,0 +1,119 @@
+"""What changed before a run goes on is named; what may change, and did, is written down."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaternet.arguments import lasting
+from gaternet.errors import UsageError, UserError
+from gaternet.training import phases, run
+from gaternet.training.config import Recipe, Resumption, Sources
+from gaternet.training.phases import train
+from gaternet.training.run import Run, open_run
+from gaternet.training.trainer import Trainer
+from small_runs import PLAIN, few_digits, on_cpu, tree, with_batches
+from terminal import Terminal
+
+BEGUN = with_batches(PLAIN, 640)
+DIGITS = Sources("digits")
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of two epochs that was interrupted in its second one."""
+    real, done = Trainer.train_epoch, 0
+
+    def train_epoch(*arguments: Any) -> dict[str, float]:
+        nonlocal done
+        done += 1
+        if done == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", train_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(BEGUN, DIGITS, tmp_path / "run", on_cpu())
+    return tmp_path / "run"
+
+
+def go_on(out: Path, recipe: Recipe, *allowed: str) -> Run:
+    options = replace(on_cpu(), resumption=Resumption(allowed))
+    return train(recipe, DIGITS, out, options, resume=True)
+
+
+def other_images(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(phases, "load", lambda where, data, split, *more: few_digits(1000, "train"))
+
+
+def other_gaternet(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run, "version", lambda name: "0.0.9")
+
+
+def other_torch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("torch.__version__", "2.99.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [(other_images, "images"), (other_gaternet, "gaternet"), (other_torch, "torch")],
+)
+def test_other_data_or_version_is_refused_by_name(
+    change: Callable[[pytest.MonkeyPatch], None],
+    field: str,
+    begun: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = tree(begun)
+    change(monkeypatch)
+    with pytest.raises(UserError, match=rf"\({field} \S+ → \S+\).*--allow-change {field}$"):
+        go_on(begun, BEGUN)
+    assert tree(begun) == before
+    assert go_on(begun, BEGUN, field).result is not None
+
+
+def test_allowed_changes_go_through_and_are_written_down(begun: Path) -> None:
+    other = replace(BEGUN, epochs=3, seed=7)
+    with pytest.raises(UserError, match=r"\(seed 0 → 7\).*--allow-change seed$"):
+        go_on(begun, other, "epochs")
+    finished = go_on(begun, other, "epochs", "seed", "schedule.batch-size")
+    assert finished.result is not None
+    assert open_run(begun).config.recipe == other
+    assert [line["epoch"] for line in finished.metrics()] == [1, 2, 3]
+    recorded = finished.result["changes"]
+    assert recorded == json.loads((begun / "config.json").read_text())["changes"]
+    assert [(c["field"], c["before"], c["now"], c["behind_epoch"]) for c in recorded] == [
+        ("epochs", 2, 3, 1),
+        ("seed", 0, 7, 1),
+    ]
+
+
+def test_unknown_field_is_refused_with_the_near_one(begun: Path) -> None:
+    before = tree(begun)
+    with pytest.raises(UsageError, match=r"--allow-change sede: .*did you mean seed"):
+        go_on(begun, BEGUN, "sede")
+    assert tree(begun) == before
+
+
+def test_run_of_a_version_that_did_not_say_its_torch_goes_on(begun: Path) -> None:
+    file = begun / "config.json"
+    values = json.loads(file.read_text())
+    del values["torch"], values["changes"]
+    file.write_text(json.dumps(values))
+    assert go_on(begun, BEGUN).result is not None
+
+
+def test_flags_of_resume_need_it_and_are_no_part_of_the_command(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    words = ["train", "digits/resnet8", "--out", tmp_path / "run"]
+    for flags in (["--strict"], ["--allow-change", "seed"]):
+        told = terminal.fail(2, *words, *flags)
+        assert f"{flags[0]} goes with --resume" in told
+    assert "checkpoint-minutes 0 is not" in terminal.fail(2, *words, "--checkpoint-minutes", "0")
+    typed = "--resume --allow-change seed epochs --seed 3 --strict --allow_change=x --out run"
+    assert lasting(typed.split()) == ["--seed", "3", "--out", "run"]

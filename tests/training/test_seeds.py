@@ -1,0 +1,120 @@
+"""`gaternet train … --seeds`: ordinary runs, at once; what ends one, and what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from gaternet import checkpoint
+from gaternet.training.seeds import Several, describe, without
+from terminal import Terminal
+
+WORDS = ("digits/resnet8-gated", "--epochs", "1", "--from-scratch", "--device", "cpu")
+
+
+def training(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "gaternet", "train", *(str(word) for word in words)]
+
+
+@pytest.mark.slow
+def test_runs_are_those_that_each_seed_makes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: Terminal
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "several"
+    shown = terminal.succeed("train", *WORDS, "--seeds", "3", "4", "--out", out)
+    alone = subprocess.run(training(*WORDS, "--seed", "4", "--out", tmp_path / "alone"), check=True)
+    assert alone.returncode == 0
+    for name in ("model", "optimizer"):
+        found, expected = (
+            load_file(checkpoint.newest(path / "checkpoints") / f"{name}.safetensors")
+            for path in (out / "seed-4", tmp_path / "alone")
+        )
+        assert found.keys() == expected.keys()
+        assert all(found[key].equal(expected[key]) for key in found)
+    results = [json.loads((out / f"seed-{seed}" / "result.json").read_text()) for seed in (3, 4)]
+    assert [result["seed"] for result in results] == [3, 4]
+    errors = [result["test_error_percent"] for result in results]
+    assert describe(errors) in shown.splitlines()[-1]
+    assert "seed 3: epoch 1/1" in shown
+    # Nothing is left to do, and nothing is done again.
+    before = (out / "seed-3" / "result.json").stat()
+    again = terminal.succeed("train", *WORDS, "--seeds", "3", "4", "--out", out, "--resume")
+    assert again.splitlines() == shown.splitlines()[-1:]
+    assert (out / "seed-3" / "result.json").stat() == before
+
+
+@pytest.mark.slow
+def test_signal_reaches_every_run(tmp_path: Path) -> None:
+    words = training(*WORDS, "--epochs", "1000", "--seeds", "0", "1", "--out", tmp_path / "out")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        begun = next(line for line in parent.stdout if ": epoch 1/" in line)
+        assert begun.startswith("seed ")
+        parent.send_signal(signal.SIGTERM)
+        parent.stdout.read()
+        assert parent.wait(timeout=60) == 128 + signal.SIGTERM
+    marker = str(tmp_path / "out").encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            assert marker not in (process / "cmdline").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+
+
+@pytest.mark.slow
+def test_run_that_fails_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "seed-1").mkdir(parents=True)
+    (out / "seed-1" / "notes.txt").write_text("mine")
+    done = subprocess.run(
+        training(*WORDS, "--seeds", "0", "1", "--out", out),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "messages are above: 1" in done.stderr
+    assert "seed 1: gaternet: " in done.stdout
+    assert (out / "seed-0" / "result.json").exists()
+
+
+def test_mistakes_are_named(tmp_path: Path, terminal: Terminal) -> None:
+    words = ("train", *WORDS, "--out", tmp_path / "out")
+    assert "give one of them" in terminal.fail(2, *words, "--seeds", "0", "1", "--seed", "2")
+    assert "comes twice" in terminal.fail(2, *words, "--seeds", "5", "5")
+    assert "seed must be in" in terminal.fail(2, *words, "--seeds", "-1", "0")
+    (tmp_path / "out" / "seed-0").mkdir(parents=True)
+    (tmp_path / "out" / "seed-0" / "config.json").write_text("{}")
+    assert "holds a run already" in terminal.fail(1, *words, "--seeds", "0", "1")
+
+
+def test_torchrun_is_refused(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = terminal.fail(2, "train", *WORDS, "--seeds", "0", "1", "--out", tmp_path / "out")
+    assert "without torchrun" in found
+
+
+def test_words_of_one_run(tmp_path: Path) -> None:
+    typed = ("a/b", "--out", "x", "--lr", "-1", "--seeds", "0", "1", "--resume", "--out=y")
+    assert without(typed, "--seeds", "--out") == ["a/b", "--lr", "-1", "--resume"]
+    several = Several((0, 1), tmp_path, typed)
+    assert several.command(1) == [
+        *("a/b", "--lr", "-1", "--seed", "1"),
+        *("--out", str(tmp_path / "seed-1")),
+    ]
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "config.json").touch()
+    assert "--resume" in several.command(1)
+    assert "--resume" not in several.command(0)
+
+
+def test_mean_and_deviation() -> None:
+    assert describe([9.0, 10.0, 11.0]) == "test error 10.00 ± 1.00 % (9.00, 10.00, 11.00)"
+    assert describe([9.5]) == "test error 9.50 % (9.50)"
