@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gaternet import checkpoint
 from gaternet.errors import UserError
+from gaternet.given_files import describe_pickle_file, read_json, validate
 from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
 
 KEPT_CHECKPOINTS = 2
@@ -103,8 +104,8 @@ class Run:
         """The content of result.json; None while the run has not ended."""
         file = self.path / "result.json"
         try:
-            return json.loads(file.read_text()) if file.exists() else None
-        except ValueError:
+            return validate(dict[str, Any], read_json(file)) if file.exists() else None
+        except (UserError, ValueError):
             raise UserError(
                 f"{file} is damaged; remove it to measure again with --resume"
             ) from None
@@ -142,20 +143,22 @@ def open_run(path: Path, *, writes: bool = True) -> Run:
     """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
     file = path / "config.json"
     if not path.is_dir():
+        if pickled := describe_pickle_file(path):
+            raise UserError(f"{path} {pickled}; give the directory of a run")
         raise UserError(f"{path}: there is no such run directory")
     if not file.exists():
         raise UserError(f"{path} holds no run: it has no config.json")
     try:
-        values = json.loads(file.read_text())
+        values = read_json(file)
         data = values["data"]
         config = RunConfig(
             recipe_from_dict(values["recipe"], str(file)),
-            str(data["name"]),
-            str(data["fingerprint"]),
-            tuple(data["classes"]),
-            dict(values.get("weights", {})),
+            validate(str, data["name"]),
+            validate(str, data["fingerprint"]),
+            validate(tuple[str, ...], data["classes"]),
+            validate(dict[str, str], values.get("weights", {})),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None
     return Run(path, config, writes=writes)
 
