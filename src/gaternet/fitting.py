@@ -35,6 +35,8 @@ def check_fits(config: "ModelConfig", stored: Shapes, source: Path) -> None:
     for them. Loading the weights then compares the rest.
     """
     _check_sizes(config, source)
+    if config.plan is None:
+        _check_depth(config, stored, source)
     prefix = "backbone." if config.gated else ""
     backbone = _shapes_of(config.backbone, source)
     if config.plan is None:
@@ -86,6 +88,17 @@ def _check_sizes(config: "ModelConfig", source: Path) -> None:
             raise UserError(
                 f"{source}: {network.name} with {network.channels} channels and {network.classes} "
                 "classes: there is no such network"
+            )
+
+
+def _check_depth(config: "ModelConfig", stored: Shapes, source: Path) -> None:
+    """Every layer has weights: without as many, not even its modules are made."""
+    networks = [config.backbone, *([config.gater.extractor] if config.gater else [])]
+    for network in networks:
+        if (backbones.depth_of(network.name) or 0) > len(stored):
+            raise UserError(
+                f"{source}: weights of another model: {len(stored)} tensors there, too few for the "
+                f"layers of {network.name}"
             )
 
 

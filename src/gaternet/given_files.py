@@ -16,7 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from gaternet.errors import UserError
 
 MAX_JSON_BYTES = 4 * 2**20
-"""Twice what a compressed network with 50,000 gates takes; parsed it is 35 times this at most."""
+"""Twice what a compressed network with 50,000 gates takes."""
+MAX_CONTAINERS = 2**17
+"""Objects and arrays in one file: they take most of the memory; three describe a tensor."""
 MAX_DEPTH = 32
 """Of objects and arrays within each other."""
 MAX_TEXT = 2**16
@@ -73,8 +75,11 @@ def parse_json(content: bytes) -> Any:
     """Return what JSON text stands for.
 
     Raises ValueError, in words, for what is no JSON in UTF-8, has a key twice, NaN for a number,
-    more than `MAX_DEPTH` levels or a text of more than `MAX_TEXT` characters.
+    more than `MAX_CONTAINERS` objects and arrays or `MAX_DEPTH` levels of them, or a text of more
+    than `MAX_TEXT` characters.
     """
+    if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
+        raise ValueError(f"it has more than {MAX_CONTAINERS:,} objects and arrays")
     try:
         text = content.decode()
         values = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
