@@ -145,8 +145,8 @@ def test_a_run_whose_files_contradict_each_other_is_refused(
 ) -> None:
     shutil.copytree(gated_run, tmp_path / "run")
     edited(change)(tmp_path / "run")
-    for words in (["predict", tmp_path / "run", digit], ["evaluate", tmp_path / "run"]):
-        assert message in terminal.fail(1, *words)
+    assert message in terminal.fail(1, "predict", tmp_path / "run", digit)
+    assert message in terminal.fail(1, "evaluate", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import pickletools
 import stat
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,16 +99,16 @@ def validate(kind: type[T], values: object) -> T:
     """
     try:
         # As JSON: there a list is a tuple's form, and everything else may be strict.
-        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+        return _adapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
-
-
-def first_fault(error: ValidationError) -> str:
-    """Return where the first wrong value is, and what is wrong with it."""
-    first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    raise ValueError(f"{where}: {first['msg']}" if where else first["msg"])
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def describe_pickle(content: bytes) -> str | None:

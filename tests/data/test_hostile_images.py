@@ -5,6 +5,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def assert_near(file: Path, expected: np.ndarray, tolerance: float = 1) -> None:
 @pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
 def test_alpha_is_laid_over_white(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"a.{kind}"
-    options = {"lossless": True, "exact": True} if kind == "webp" else {}
+    options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "webp" else {}
     Image.fromarray(np.dstack((COLOURS, ALPHA))).save(file, **options)
     assert_near(file, on_white(COLOURS, ALPHA))
 
@@ -138,7 +139,7 @@ def test_four_inks_as_luma_and_chroma(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["gif", "webp", "png", "tiff"])
 def test_first_frame_of_an_animation(kind: str, tmp_path: Path) -> None:
     frames = [Image.fromarray(np.full((6, 5, 3), level, dtype=np.uint8)) for level in (10, 90, 200)]
-    options = {"lossless": True} if kind == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
     file = tmp_path / f"a.{kind}"
     frames[0].save(file, save_all=True, append_images=frames[1:], **options)
     with Image.open(file) as image:
@@ -166,7 +167,10 @@ def test_every_orientation(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = tmp_path / f"a.{kind}"
-    options = {"webp": {"lossless": True}, "jpeg": {"quality": 100, "subsampling": 0}}
+    options: dict[str, dict[str, Any]] = {
+        "webp": {"lossless": True},
+        "jpeg": {"quality": 100, "subsampling": 0},
+    }
     Image.fromarray(large).save(file, exif=exif, **options.get(kind, {}))
     expected = UPRIGHT[orientation](large)
     tolerance = 6 if kind == "jpeg" else 0

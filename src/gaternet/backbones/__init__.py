@@ -73,7 +73,7 @@ def is_name(name: str) -> bool:
 
 
 def depth_of(name: str) -> int | None:
-    """Return the number of layers that a name of this package's own states; None: it states none."""
+    """Return how many layers a name of this package's own states; None: it states none."""
     found = (re.fullmatch(pattern, name) for pattern in FAMILIES)
     named = next((match.groupdict() for match in found if match), {})
     return int(named["depth"]) if "depth" in named else None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -294,13 +295,18 @@ def recipe_from_dict(values: object, source: str) -> Recipe:
     """
     try:
         # As JSON, which is where they come from: "3" is no number there, and 1 is not true.
-        return check(TypeAdapter(Recipe).validate_json(json.dumps(values), strict=True))
+        return check(_adapter().validate_json(json.dumps(values), strict=True))
     except UsageError as error:
         raise UserError(f"{source}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{source}: setting {where!r}: {first['msg'].lower()}") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
