@@ -22,6 +22,7 @@ from gaternet.data.settings import CIFAR10, DataConfig
 from gaternet.data.sources import load
 from gaternet.errors import UserError
 from gaternet.gater import Gater
+from gaternet.given_files import read_bytes, size_of
 from gaternet.model import GaterNet
 from gaternet.training.config import Gating, Recipe
 from gaternet.training.result import macs_per_image
@@ -48,6 +49,10 @@ _NAMES = {
 
 _ADVICE = "give ResNet-20-Gated.pth or ResNet-56-Gated.pth from the authors' archive"
 _NAMED_FAULTS = 3
+_MAX_BYTES = 2**28
+"""The authors' largest file has 8 MB."""
+_MOST_BLOCKS = 200
+"""Of a stage; theirs have 3 and 9, He et al.'s deepest network for such images has 200."""
 
 
 def import_run(file: Path, out: Path, data: str | None = None) -> Run:
@@ -104,6 +109,7 @@ def load_checkpoint(file: Path) -> GaterNet:
 
 def _read(file: Path) -> Weights:
     """Return all tensors of a file as PART.NAME, where PART is one of the two state dicts."""
+    size = size_of(file)
     content = _unpickle(file)
     if not isinstance(content, Mapping) or not all(
         isinstance(content.get(part), Mapping) for part in _PARTS
@@ -121,22 +127,22 @@ def _read(file: Path) -> Weights:
             if name in weights:
                 raise UserError(f"{file}: {name} is there twice, with and without `module.`")
             weights[name] = tensor
+    # A tensor with strides of zero may say that it is larger than all memory.
+    if (claimed := sum(tensor.nbytes for tensor in weights.values())) > size:
+        raise UserError(
+            f"{file} has {size:,} bytes, and its tensors claim {claimed:,}: it was made by hand"
+        )
     return weights
 
 
 def _unpickle(file: Path) -> Any:
-    if not file.is_file():
-        raise UserError(f"{file} {'is not a file' if file.exists() else 'does not exist'}")
+    content = read_bytes(file, _MAX_BYTES)
     try:
-        pickled = io.BytesIO(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    try:
-        return torch.load(pickled, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of all kinds; their texts advise to run what is in the file
         raise UserError(
-            f"{file} is truncated, holds more than tensors, or is no checkpoint (no code in it was "
-            f"run); {_ADVICE}"
+            f"{file} is truncated, holds more than tensors, or is no checkpoint (as a Python "
+            f"pickle it can run any code when it is loaded: none was run); {_ADVICE}"
         ) from None
 
 
@@ -144,8 +150,9 @@ def _depth(weights: Weights, prefix: str, file: Path) -> int:
     """Return 6n + 2 for a network whose first stage has n blocks."""
     stage = f"{prefix}stage1."
     blocks = {name.removeprefix(stage).split(".")[0] for name in weights if name.startswith(stage)}
-    if not blocks:
-        raise UserError(f"{file} is no checkpoint of the authors': it has no {stage}block1")
+    if not 0 < len(blocks) <= _MOST_BLOCKS:
+        found = f"{len(blocks)} blocks" if blocks else f"no {stage}block1"
+        raise UserError(f"{file} is no checkpoint of the authors': it has {found}")
     return 6 * len(blocks) + 2
 
 

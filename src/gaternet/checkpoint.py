@@ -1,6 +1,7 @@
 """Models and training states on disk: safetensors and JSON, with the SHA-256 of every file.
 
-A checkpoint is a directory that appears whole or not at all. Nothing here reads a pickle.
+A checkpoint is a directory that appears whole or not at all. Nothing here reads a pickle, and what
+a checkpoint says of itself is taken for a claim: a model is built where its weights are there.
 """
 
 import hashlib
@@ -14,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import ConfigDict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gaternet import backbones
+from gaternet import backbones, tensor_files
 from gaternet.backbones import BackboneConfig
 from gaternet.binarizers import Binarizer
 from gaternet.compression.network import CompressedBackbone
 from gaternet.compression.plan import CompressionPlan
 from gaternet.disk import new_directory
 from gaternet.errors import DamagedCheckpointWarning, UserError
+from gaternet.fitting import built, check_fits, mismatch
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
+from gaternet.given_files import MAX_JSON_BYTES, describe_pickle_file, size_of, validate
+from gaternet.given_files import read_json as read_json_file
 from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import BINARIZERS, GumbelSigmoid, RandomGates, make_binarizer
@@ -223,29 +226,29 @@ def load(directory: str | Path, *, strict: bool = False) -> nn.Module:
     if (path / "checkpoints").is_dir():
         path = newest(path / "checkpoints", strict=strict)
     values = read_json(path, MODEL)
+    file = path / f"{MODEL}.json"
     try:
-        config = TypeAdapter(ModelConfig).validate_python(values)
-    except ValidationError as error:
-        raise UserError(
-            f"{path / 'model.json'}: not a model of this version: {error.errors()[0]['msg']}"
-        ) from None
-    try:
-        model = build(config)
+        config = validate(ModelConfig, values)
     except ValueError as error:
-        raise UserError(f"{path / 'model.json'}: no such model can be built: {error}") from None
-    load_weights(model, read_tensors(path, MODEL), path)
+        raise UserError(f"{file}: not a model of this version: {error}") from None
+    check_fits(config, tensor_files.read_shapes(_verified(path, f"{MODEL}.safetensors")), path)
+    model = built(lambda: build(config), file)
+    load_weights(model, tensor_files.read_tensors(path / f"{MODEL}.safetensors"), path)
     return model.eval()
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Put `weights` into `model`; raise UserError where they belong to another architecture."""
-    expected = _shapes(model)
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
+    own = model.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        here, there = own.get(name), weights.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = (None if x is None else tuple(x.shape) for x in (there, here))
+            raise UserError(mismatch(source, name, *shapes))
+        if here.is_floating_point() != there.is_floating_point():
             raise UserError(
-                f"{source}: weights of another model: {name} is {found.get(name, 'missing')} there "
-                f"and {expected.get(name, 'missing')} here"
+                f"{source}: weights of another model: {name} is {there.dtype} there and "
+                f"{here.dtype} here"
             )
     model.load_state_dict(dict(weights))
 
@@ -281,38 +284,27 @@ def _bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[s
 
 def verify_manifest(directory: Path) -> frozenset[str]:
     """Return the names of a checkpoint's files; raise UserError unless all are there, unaltered."""
+    file = directory / MANIFEST
+    if not file.exists():
+        raise UserError(_no_model(directory))
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        expected = {str(name): str(entry["sha256"]) for name, entry in manifest.items()}
-    except FileNotFoundError:
-        raise UserError(f"{directory} holds no model: it has no {MANIFEST}") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{directory / MANIFEST} is damaged") from None
-    for name, digest in expected.items():
-        file = directory / name
-        if Path(name).name != name or not file.is_file():
-            raise UserError(f"{file} is missing")
-        if _sha256(file) != digest:
-            raise UserError(f"{file} was truncated or altered: its SHA-256 differs from {MANIFEST}")
+        expected = validate(dict[str, _Listed], read_json_file(file))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    for name, listed in expected.items():
+        _check_file(directory, name, listed)
     return frozenset(expected)
 
 
 def read_tensors(directory: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of NAME.safetensors, on the CPU, after verifying the whole checkpoint."""
     file = _verified(directory, f"{name}.safetensors")
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    return tensor_files.read_tensors(file)
 
 
 def read_json(directory: Path, name: str) -> Any:
     """Return the content of NAME.json, after verifying the whole checkpoint."""
-    file = _verified(directory, f"{name}.json")
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+    return read_json_file(_verified(directory, f"{name}.json"))
 
 
 def newest(checkpoints: Path, *, strict: bool = False) -> Path:
@@ -362,6 +354,42 @@ def finished(checkpoints: Path) -> list[Path]:
     """Return a run's checkpoints, the newest last."""
     found = (path for path in checkpoints.glob("epoch-*") if _NAME.fullmatch(path.name))
     return sorted((path for path in found if path.is_dir()), key=position)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What a manifest says of a file."""
+
+    sha256: str
+    bytes: int | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def _check_file(directory: Path, name: str, listed: _Listed) -> None:
+    """Raise UserError unless a file lies in the directory itself and is the one that was listed."""
+    file = directory / name
+    if Path(name).name != name:
+        raise UserError(
+            f"{directory / MANIFEST} names {name!r}: a checkpoint's files lie beside it"
+        )
+    if not file.is_file():
+        raise UserError(f"{file} is missing")
+    if file.resolve().parent != directory.resolve():
+        raise UserError(f"{file} is a link out of its checkpoint: put the file itself there")
+    size = size_of(file)
+    if file.suffix == ".json" and size > MAX_JSON_BYTES:
+        raise UserError(f"{file} has {size:,} bytes: such a file has at most {MAX_JSON_BYTES:,}")
+    if listed.bytes not in (None, size) or _sha256(file) != listed.sha256:
+        what = "size" if listed.bytes not in (None, size) else "SHA-256"
+        raise UserError(f"{file} was truncated or altered: its {what} differs from {MANIFEST}")
+
+
+def _no_model(path: Path) -> str:
+    """Say what is wrong with a path that a model was expected at."""
+    if pickled := describe_pickle_file(path):
+        return f"{path} {pickled}; give the directory of a run or of a saved model"
+    return f"{path} holds no model: it has no {MANIFEST}"
 
 
 def _verified(directory: Path, name: str) -> Path:

@@ -84,6 +84,7 @@ def evaluate_run(
     run = open_run(path)
     device = choose_device(request.device)
     model = load_model(path, request, device)
+    _check_classes(model, run)
     images = split_images(run, request.data, request.split)
     recipe = run.config.recipe
     compute = replace(recipe.compute, sync_batch_norm=False)  # it matters in training only
@@ -162,12 +163,24 @@ def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
     run = open_run(path)
     data = run.config.recipe.data
     model = checkpoint.load(path).to(choose_device(device))
+    _check_classes(model, run)
     where = next(model.parameters()).device
     predictions = []
     for file in images:
         pixels = fit_to(decode_image(file), data.image_size, data.channels, data.shorter_side)
         predictions.append(_predict(model, pixels[None].to(where), run, file))
     return predictions
+
+
+def _check_classes(model: torch.nn.Module, run: Run) -> None:
+    """Raise UserError where a run's own files contradict each other."""
+    network = checkpoint.describe(model).backbone
+    named, channels = len(run.config.classes), run.config.recipe.data.channels
+    if (network.classes, network.channels) != (named, channels):
+        raise UserError(
+            f"{run.path}: its config.json has {named} classes and images of {channels} channels, "
+            f"its model {network.classes} and {network.channels}: a file of it is another run's"
+        )
 
 
 @torch.inference_mode()

@@ -51,7 +51,8 @@ class GatePoint:
         if self.gate_of is not None:
             count = max(self.gate_of, default=UNGATED) + 1
             numbers = set(self.gate_of) - {UNGATED}
-            if len(self.gate_of) != self.channels or numbers != set(range(count)) or not count:
+            numbered = min(numbers, default=UNGATED) == 0 and len(numbers) == count
+            if len(self.gate_of) != self.channels or not numbered:
                 raise ValueError(
                     f"gate point `{self.name}`: gate_of numbers the gates of {self.channels} "
                     f"channels from 0, with {UNGATED} for none: {self.gate_of} does not"

@@ -1,6 +1,5 @@
 """The paper's tables beside this code: gated filters and parameters, and measured errors."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 
 from gaternet import paper, recipes
 from gaternet.errors import UserError
+from gaternet.given_files import read_json, validate
 from gaternet.model import GatedModel
 from gaternet.paper import PaperRow
 from gaternet.training.config import Recipe, flat, recipe_to_dict
@@ -114,10 +114,7 @@ def _read_runs(folder: Path) -> dict[str, list[MeasuredRun]]:
         raise UserError(f"{folder} is no folder: --results takes one of measured runs (*.json)")
     runs: dict[str, list[MeasuredRun]] = {}
     for file in sorted(folder.glob("*.json")):
-        try:
-            values = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from None
+        values = read_json(file)
         # Benchmarks lie there too: they name no recipe or measure no error.
         if isinstance(values, dict) and {"recipe", "test_error_percent"} <= values.keys():
             name = str(values["recipe"]).removesuffix(SHORT)
@@ -128,18 +125,23 @@ def _read_runs(folder: Path) -> dict[str, list[MeasuredRun]]:
 def _measured(values: dict[str, Any], name: str, file: Path) -> MeasuredRun:
     full = recipes.RECIPES.get(name)
     try:
-        return MeasuredRun(
-            recipe=values["recipe"],
-            shortened=values["recipe"] != name or bool(full and values["epochs"] < full.epochs),
-            error=values["test_error_percent"],
-            top5_error=values["test_top5_error_percent"],
-            epochs=values["epochs"],
-            pretrain_epochs=values["pretrain_epochs"],
-            seed=values["seed"],
-            hardware=values["hardware"],
-            differs=_differing(values.get("settings", {}), recipes.RECIPES.get(values["recipe"])),
-            file=file.name,
-        )
+        told = {
+            "recipe": values["recipe"],
+            "shortened": values["recipe"] != name or bool(full and values["epochs"] < full.epochs),
+            "error": values["test_error_percent"],
+            "top5_error": values["test_top5_error_percent"],
+            "epochs": values["epochs"],
+            "pretrain_epochs": values["pretrain_epochs"],
+            "seed": values["seed"],
+            "hardware": values["hardware"],
+            "differs": _differing(
+                values.get("settings", {}), recipes.RECIPES.get(values["recipe"])
+            ),
+            "file": file.name,
+        }
+        return validate(MeasuredRun, told)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file} is no result.json of a run: {error}") from None
     except KeyError as error:
         raise UserError(f"{file} says nothing of {error}: it is no result.json of a run") from None
 

@@ -1,6 +1,8 @@
 """Small images on disk: folders by class and parquet files."""
 
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,3 +65,17 @@ def write_tables(
         files.append(folder / f"{split}-{shard:05}-of-{shards:05}.parquet")
         datasets.Dataset.from_dict(columns, features=features).to_parquet(files[-1])
     return files
+
+
+def png(pixels: np.ndarray, colour: int, bits: int, **chunks: bytes) -> bytes:
+    """Write a PNG by hand: rows big-endian without a filter; `chunks` come before the pixels."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2" if bits == 16 else "u1").reshape(height, -1)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = [(b"IHDR", head), *((name.encode(), value) for name, value in chunks.items())]
+    parts += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(value)) + name + value + struct.pack(">I", zlib.crc32(name + value))
+        for name, value in parts
+    )

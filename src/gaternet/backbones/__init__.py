@@ -72,6 +72,13 @@ def is_name(name: str) -> bool:
     return timm.knows(name.removeprefix(TIMM_PREFIX))
 
 
+def depth_of(name: str) -> int | None:
+    """Return how many layers a name of this package's own states; None: it states none."""
+    found = (re.fullmatch(pattern, name) for pattern in FAMILIES)
+    named = next((match.groupdict() for match in found if match), {})
+    return int(named["depth"]) if "depth" in named else None
+
+
 def describe(module: nn.Module) -> BackboneConfig:
     """Return the configuration that builds a CNN of this architecture again.
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from gaternet.backbones.config import BackboneConfig
 from gaternet.backbones.initialisation import he_normal
 
-NAME = r"densenet-bc-(?P<depth>\d+)-(?P<growth>\d+)"
+NAME = r"densenet-bc-(?P<depth>\d{1,4})-(?P<growth>\d{1,4})"
 USUAL_NAMES = ("densenet-bc-100-12", "densenet-bc-250-24", "densenet-bc-190-40")
 
 BOTTLENECK = 4

@@ -12,7 +12,7 @@ from gaternet.backbones.squeeze_excitation import excitation
 
 Shortcut = Literal["projection", "identity"]
 
-NAME = r"resnet(?P<depth>\d+)(?P<variant>-identity|-se|-wider|-narrow)?"
+NAME = r"resnet(?P<depth>\d{1,4})(?P<variant>-identity|-se|-wider|-narrow)?"
 
 PLAIN = (16, 32, 64)
 WIDER = {20: (23, 46, 92), 56: (18, 36, 72)}

@@ -12,7 +12,7 @@ from gaternet.backbones.squeeze_excitation import excitation
 BARE_DEPTHS = (164, 1001)
 """He et al.'s depths, known as ResNet-164 and ResNet-1001; the others are `resnetD-preact`."""
 
-NAME = r"resnet(?P<depth>164|1001|\d+(?=-preact))(-preact)?(?P<variant>-se|-wider)?"
+NAME = r"resnet(?P<depth>164|1001|\d{1,4}(?=-preact))(-preact)?(?P<variant>-se|-wider)?"
 
 Widths = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """For each stage: channels of the two inner convs, and of the unit."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from gaternet.backbones.config import TIMM_PREFIX, BackboneConfig
 
-NAME = r"resnet(?P<depth>\d+)-wider"
+NAME = r"resnet(?P<depth>\d{1,4})-wider"
 
 # Any: timm's signature asks for instances where its code takes classes.
 LAYOUTS: dict[int, tuple[Any, tuple[int, ...]]] = {

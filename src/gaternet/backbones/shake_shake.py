@@ -11,7 +11,7 @@ from gaternet import randomness
 from gaternet.backbones.config import BackboneConfig
 from gaternet.backbones.initialisation import he_normal
 
-NAME = r"shake-shake-26-2x(?P<width>\d+)d"
+NAME = r"shake-shake-26-2x(?P<width>\d{1,4})d"
 USUAL_NAMES = tuple(f"shake-shake-26-2x{width}d" for width in (32, 64, 96, 112))
 
 BLOCKS = 4

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from torch import fx
 
 from gaternet.binarizers import GateForm
 from gaternet.compression.states import FixedGates, Mask, States, find_states, kept_whole
 from gaternet.errors import UserError
 from gaternet.gate_points import GatePoint, name_gate_points
+from gaternet.given_files import read_json, validate
 from gaternet.graph import Graph, trace
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import RandomGates
@@ -42,6 +43,17 @@ class PointPlan:
     unneeded: tuple[int, ...]
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        gone = [*self.removed, *self.always_on, *self.unneeded]
+        fits = 1 <= self.block <= self.channels and self.channels % self.block == 0
+        if not fits or self.kept + len(gone) != self.gates or len(set(gone)) != len(gone):
+            raise ValueError(
+                f"{self.name}: {self.kept} gates kept and {len(gone)} gone are not, each once, the "
+                f"gates of {self.channels} channels in blocks of {self.block}"
+            )
+        if not all(0 <= gate < self.gates for gate in gone):
+            raise ValueError(f"{self.name}: gates go from 0 to {self.gates - 1}")
 
     @property
     def gates(self) -> int:
@@ -189,13 +201,9 @@ def write_plan(plan: CompressionPlan, file: Path) -> None:
 def read_plan(file: Path) -> CompressionPlan:
     """Read a plan; raise UserError where the file holds none."""
     try:
-        return TypeAdapter(CompressionPlan).validate_json(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from error
-    except ValidationError as error:
-        told = error.errors()[0]
-        where = ".".join(str(part) for part in told["loc"])
-        raise UserError(f"{file} is no plan: {where or 'it'}: {told['msg']}") from None
+        return validate(CompressionPlan, read_json(file))
+    except ValueError as error:
+        raise UserError(f"{file} is no plan: {error}") from None
 
 
 def _check(model: GaterNet, record: "GateRecord", tolerance: int) -> None:

@@ -5,20 +5,36 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from gaternet.data.cropping import Box, cut
 from gaternet.errors import UserError
+from gaternet.given_files import describe_pickle, size_of
 
 # Formats that Pillow reads by itself: EPS, for one, would be handed to another program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_MAX_BYTES = 2**28  # of a file; 89 million pixels of three bytes each are as many
+_HEAD = 4096
+_MAX_ASPECT = 16  # of what is scaled: beyond, a network's crop sees the middle alone
+_ROWS_AT_ONCE = 256
 _ORIENTATION = 0x0112  # EXIF: from 5 on, height and width are exchanged
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_UNTAKEN = {"F": "floating-point numbers", "LAB": "colours in L*a*b*", "HSV": "colours in HSV"}
 _LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 1/65536, the weights of Pillow's convert("L")
 
 
@@ -27,11 +43,10 @@ def decode_image(path: str | Path) -> Tensor:
 
     Grey becomes three equal channels, 16 bits become 8, what is transparent becomes white; of an
     animation it is the first frame. Raises UserError, naming the file, where it is missing, no
-    image, corrupt, or larger than Pillow's limit of 89 million pixels.
+    image, corrupt, or larger than 256 MiB or Pillow's limit of 89 million pixels.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
+    size_of(path)
     try:
         return to_channels(decode(path), 3)
     except ValueError as error:
@@ -55,8 +70,7 @@ def decode_crop(source: Path | bytes, choose: Callable[[int, int], Box], size: i
     those: quicker where photographs are large. Raises ValueError as `decode` does.
     """
     with _opened(source) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-        height, width = reversed(image.size) if not turned else image.size
+        height, width = reversed(image.size) if _orientation(image) < 5 else image.size
         box = choose(height, width)
         _reduce(image, min(box.height, box.width) // size)
         pixels = _tensor(image)
@@ -70,16 +84,21 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata: pixels are what counts
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            content = source.read_bytes() if isinstance(source, Path) else source
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                yield image
+            with _stream(source) as stream:
+                head = stream.read(_HEAD)
+                stream.seek(0)
+                with Image.open(stream, formats=_FORMATS) as image:
+                    yield image
+    except _RefusedError as error:
+        raise ValueError(str(error)) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ValueError(f"has more than {limit} million pixels: make it smaller") from None
     except Image.UnidentifiedImageError:
-        if not content:
+        if not head:
             raise ValueError("is empty (0 bytes): replace or remove it") from None
-        raise ValueError(f"is no image in a known format ({', '.join(_FORMATS)})") from None
+        known = f"is no image in a known format ({', '.join(_FORMATS)})"
+        raise ValueError(describe_pickle(head) or known) from None
     except Exception as error:  # decoders raise all kinds of errors on broken data
         if isinstance(error, OSError) and error.strerror:
             raise ValueError(f"cannot be read: {error.strerror}") from None
@@ -88,8 +107,33 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         ) from None
 
 
+class _RefusedError(Exception):
+    """Why an image that is whole is not taken, in words that follow its name."""
+
+
+def _stream(source: Path | bytes) -> BinaryIO:
+    size = source.stat().st_size if isinstance(source, Path) else len(source)
+    if size > _MAX_BYTES:
+        raise _RefusedError(f"has more than {_MAX_BYTES >> 20} MiB: make it smaller")
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
 def _tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(_pixels(ImageOps.exif_transpose(image))).permute(2, 0, 1)
+    turn = _TURNS.get(_orientation(image))
+    pixels = _pixels(image if turn is None else image.transpose(turn))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that is left to be applied, 1 to 8."""
+    if image.format == "TIFF":
+        image.load()  # Pillow turns these itself
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of all kinds, where the metadata is broken: pixels are what counts
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _reduce(image: Image.Image, times: int) -> None:
@@ -114,10 +158,9 @@ def first_line(error: Exception) -> str:
 def _pixels(image: Image.Image) -> np.ndarray:
     """Return (H, W, 1 or 3) uint8."""
     if image.mode in _SIXTEEN_BITS:
-        values = np.asarray(image, dtype=np.int64).clip(0, 65535)
-        return ((values + 128) // 257).astype(np.uint8)[:, :, None]
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers: save it with 8 bits a channel")
+        return _eight_bits(np.asarray(image), image.info.get("transparency"))
+    if image.mode in _UNTAKEN:
+        raise _RefusedError(f"has {_UNTAKEN[image.mode]}: save it with 8 bits a channel in RGB")
     if image.has_transparency_data:
         grey = image.mode in ("L", "LA", "La")
         image = image.convert("RGBA")
@@ -129,6 +172,20 @@ def _pixels(image: Image.Image) -> np.ndarray:
         image = image.convert("RGB")
     values = np.array(image)
     return values if values.ndim == 3 else values[:, :, None]
+
+
+def _eight_bits(values: np.ndarray, transparent: object) -> np.ndarray:
+    """Return (H, W) of 0 to 65,535 as (H, W, 1) uint8, rounded; one level may be transparent."""
+    levels = np.empty((*values.shape, 1), dtype=np.uint8)
+    for start in range(0, len(values), _ROWS_AT_ONCE):  # four times as large while it is computed
+        part = values[start : start + _ROWS_AT_ONCE].astype(np.int32)
+        if part.min() < 0 or part.max() > 65535:
+            raise _RefusedError("has numbers of 32 bits: save it with 8 or 16 bits a channel")
+        scaled = (part + 128) // 257
+        if isinstance(transparent, int):
+            scaled[part == transparent] = 255
+        levels[start : start + _ROWS_AT_ONCE, :, 0] = scaled
+    return levels
 
 
 def to_channels(image: Tensor, channels: int) -> Tensor:
@@ -148,14 +205,21 @@ def resize(image: Tensor, size: int, shorter_side: int | None = None) -> Tensor:
     """Return (C, size, size) uint8: the shorter side is scaled, then the centre is cut.
 
     It is scaled to `shorter_side` pixels, or to `size` without one, as by torchvision's Resize and
-    CenterCrop; an image that has this size already comes back as it is.
+    CenterCrop; an image that has this size already comes back as it is. Of one that is more than 16
+    times as long as it is wide, only the middle is scaled.
     """
+    image = _centre(image, _MAX_ASPECT * min(image.shape[1:]))
     height, width = image.shape[1:]
     shorter, wanted = min(height, width), shorter_side or size
     if shorter != wanted:
         scaled = [side * wanted // shorter for side in (height, width)]
         image = F.interpolate(image[None], scaled, mode="bilinear", antialias=True)[0]
-    top, left = (round((side - size) / 2) for side in image.shape[1:])
+    return _centre(image, size)
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
+    """Return at most `size` rows and columns around the centre of an image (C, H, W)."""
+    top, left = (max(0, round((side - size) / 2)) for side in image.shape[1:])
     return image[:, top : top + size, left : left + size]
 
 

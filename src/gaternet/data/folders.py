@@ -3,12 +3,14 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from gaternet.errors import UserError
+from gaternet.given_files import describe_pickle_file, size_of
 
 SPLITS = {
     "train": "train",
@@ -22,6 +24,9 @@ SPLITS = {
 """What a split is called in files, folders and commands, and what it is called here."""
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_ADVICE = "give a folder with train-….parquet and test-….parquet, or with train/CLASS/IMAGE"
+_LOOKED_AT = 64
+"""Files that may be pickles, as those of CIFAR-10's own archive are."""
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 
 
@@ -60,9 +65,10 @@ def find_files(path: Path) -> Folder:
             _check_shards(path, split, shards)
         return Folder(path, "parquet", splits)
     if not files:
+        if pickled := _first_pickle(path):
+            raise UserError(f"{pickled}; {_ADVICE}")
         raise UserError(
-            f"{path} holds neither parquet files nor images ({', '.join(IMAGES[:4])}, …): give a "
-            "folder with train-….parquet and test-….parquet, or with train/CLASS/IMAGE"
+            f"{path} holds neither parquet files nor images ({', '.join(IMAGES[:4])}, …): {_ADVICE}"
         )
     return Folder(path, "imagefolder", _image_splits(path, files))
 
@@ -113,7 +119,10 @@ def size_key(folder: Folder, split: str) -> str:
 
 
 def _files_below(folder: Path, prefix: str = "", depth: int = 3) -> Iterator[str]:
-    """Yield the files at most two folders deep that are not hidden, sorted; links are followed."""
+    """Yield the files at most two folders deep that are not hidden, sorted; links are followed.
+
+    Raises UserError for a link that leads nowhere, a pipe and the like under an image's name.
+    """
     try:
         with os.scandir(folder / prefix) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -122,11 +131,27 @@ def _files_below(folder: Path, prefix: str = "", depth: int = 3) -> Iterator[str
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if _is(entry.is_dir):
             if depth > 1:
                 yield from _files_below(folder, f"{prefix}{entry.name}/", depth - 1)
-        elif os.path.splitext(entry.name)[1].lower() in (*IMAGES, ".parquet") and entry.is_file():
+        elif os.path.splitext(entry.name)[1].lower() in (*IMAGES, ".parquet"):
+            if not _is(entry.is_file):
+                size_of(folder / prefix / entry.name)
             yield prefix + entry.name
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Return what an entry says of itself; links in a circle are neither file nor folder."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
+def _first_pickle(folder: Path) -> str | None:
+    """Return what is said of the first pickle in a folder, or in one of those in it."""
+    files = islice((*sorted(folder.glob("*")), *sorted(folder.glob("*/*"))), _LOOKED_AT)
+    return next((f"{file} {told}" for file in files if (told := describe_pickle_file(file))), None)
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

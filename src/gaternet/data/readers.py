@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gaternet.data.decoding import first_line
 from gaternet.data.folders import Folder, files_of
 from gaternet.errors import UserError
+from gaternet.given_files import describe_pickle_file
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -115,10 +116,24 @@ def make_row(image: Mapping[str, Any] | None, label: int | None, source: str, nu
 
 def _features(table: "pq.ParquetFile", file: Path, classes: int | None) -> Columns:
     import datasets
+    import pyarrow as pa
 
-    return choose_columns(
-        datasets.Features.from_arrow_schema(table.schema_arrow), str(file), classes
-    )
+    schema = table.schema_arrow
+    try:
+        features = datasets.Features.from_arrow_schema(schema)
+    except Exception as error:  # of all kinds: the features are JSON in the file's footer
+        raise UserError(f"{file} does not say what its columns are ({first_line(error)})") from None
+    columns = choose_columns(features, str(file), classes)
+    image, label = (schema.field(name).type for name in (columns.image, columns.label))
+    content = [
+        image.field(i).type for i in range(image.num_fields) if image.field(i).name == "bytes"
+    ]
+    if content not in ([pa.binary()], [pa.large_binary()]) or not pa.types.is_integer(label):
+        raise UserError(
+            f"{file} holds {image} and {label} for images and labels: they must be image files, as "
+            "struct<bytes: binary, path: string>, and integers"
+        )
+    return columns
 
 
 def choose_columns(features: Mapping[str, Any], name: str, classes: int | None) -> Columns:
@@ -147,6 +162,8 @@ def open_parquet(file: Path) -> "Iterator[pq.ParquetFile]":
         with pq.ParquetFile(file) as table:
             yield table
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        if pickled := describe_pickle_file(file):
+            raise UserError(f"{file} {pickled}; give parquet files") from None
         raise UserError(
             f"{file} cannot be read as parquet ({first_line(error)}): it may be truncated or "
             "corrupt; download it again"

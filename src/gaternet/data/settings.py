@@ -7,6 +7,9 @@ from pydantic import ConfigDict
 
 _STRICT = ConfigDict(extra="forbid")
 
+MAX_SIDE = 4096
+"""Pixels of a side that images are scaled to."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -45,6 +48,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.title:
             object.__setattr__(self, "title", self.name)
+        if self.classes < 1 or self.channels < 1:
+            raise ValueError(
+                f"{self.name}: {self.classes} classes, {self.channels} channels: 1 or more"
+            )
+        for side in (self.image_size, self.shorter_side):
+            if side is not None and not 1 <= side <= MAX_SIDE:
+                raise ValueError(
+                    f"{self.name}: images of {side} pixels: a side has 1 to {MAX_SIDE}"
+                )
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(
                 f"{self.name}: mean {self.mean} and std {self.std} must have one value for each "

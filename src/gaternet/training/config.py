@@ -1,7 +1,9 @@
 """What a training run is made of: typed, frozen, checked before any data is read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -13,6 +15,9 @@ from gaternet.data.settings import Augmentation, DataConfig
 from gaternet.errors import UsageError, UserError
 
 _STRICT = ConfigDict(extra="forbid")
+
+MAX_WORKERS = 1024
+"""Of one training process; each takes some 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,9 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         "optimizer.label-smoothing must be in [0, 1)": not 0 <= optimizer.label_smoothing < 1,
         "validation must not be negative": recipe.validation < 0,
         "seed must be in [0, 2⁶³)": not 0 <= recipe.seed < 2**63,
-        "compute.workers must not be negative": (recipe.compute.workers or 0) < 0,
+        f"compute.workers must be in [0, {MAX_WORKERS}]": not (
+            0 <= (recipe.compute.workers or 0) <= MAX_WORKERS
+        ),
     }
 
 
@@ -297,13 +304,19 @@ def recipe_from_dict(values: object, source: str) -> Recipe:
     Raises UserError for an unknown, missing, mistyped or contradictory setting.
     """
     try:
-        return check(TypeAdapter(Recipe).validate_python(values))
+        # As JSON, which is where they come from: "3" is no number there, and 1 is not true.
+        return check(_adapter().validate_json(json.dumps(values), strict=True))
     except UsageError as error:
         raise UserError(f"{source}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{source}: setting {where!r}: {first['msg'].lower()}") from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

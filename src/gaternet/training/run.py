@@ -22,6 +22,7 @@ from torch import Tensor
 from gaternet import checkpoint
 from gaternet.disk import append_line, clear_leftovers, leftovers, remove_directory, write_file
 from gaternet.errors import UserError
+from gaternet.given_files import describe_pickle_file, read_json, validate
 from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
 from gaternet.training.lock import LOCK
 
@@ -151,8 +152,8 @@ class Run:
         """The content of result.json; None while the run has not ended."""
         file = self.path / "result.json"
         try:
-            return json.loads(file.read_text()) if file.exists() else None
-        except ValueError:
+            return validate(dict[str, Any], read_json(file)) if file.exists() else None
+        except (UserError, ValueError):
             raise UserError(
                 f"{file} is damaged; remove it to measure again with --resume"
             ) from None
@@ -201,22 +202,24 @@ def open_run(path: Path, *, writes: bool = True) -> Run:
     """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
     file = path / "config.json"
     if not path.is_dir():
+        if pickled := describe_pickle_file(path):
+            raise UserError(f"{path} {pickled}; give the directory of a run")
         raise UserError(f"{path}: there is no such run directory")
     if not file.exists():
         raise UserError(f"{path} holds no run: it has no config.json")
     try:
-        values = json.loads(file.read_text())
+        values = read_json(file)
         data = values["data"]
         config = RunConfig(
             recipe_from_dict(values["recipe"], str(file)),
-            str(data["name"]),
-            str(data["fingerprint"]),
-            tuple(data["classes"]),
-            dict(values.get("weights", {})),
+            validate(str, data["name"]),
+            validate(str, data["fingerprint"]),
+            validate(tuple[str, ...], data["classes"]),
+            validate(dict[str, str], values.get("weights", {})),
             # A run of an earlier version does not say which torch computed it.
-            {name: str(values[name]) for name in versions() if name in values},
-            tuple(values.get("changes", ())),
+            {name: validate(str, values[name]) for name in versions() if name in values},
+            validate(tuple[Mapping[str, Any], ...], values.get("changes", ())),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None
     return Run(path, config, writes=writes)

@@ -14,6 +14,7 @@ from gaternet.backbones import BackboneConfig
 from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, find_gate_points
 from gaternet.gater import Gater
+from gaternet.given_files import describe_pickle_file
 from gaternet.graph import trace
 from gaternet.local import LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
@@ -85,6 +86,8 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
 
 
 def _open_given(part: str, path: Path) -> Run:
+    if pickled := describe_pickle_file(path):
+        raise UserError(f"--{part} {path} {pickled}; give the directory of a run")
     if not path.is_dir():
         hint = f"; a network is named with {_NAMING[part]}" if backbones.is_name(str(path)) else ""
         raise UserError(f"--{part} {path}: there is no such run directory{hint}")
