@@ -63,9 +63,10 @@ class TrainingArguments:
     """Go on from the newest checkpoint in --out; a damaged one is passed over, with a warning."""
     strict: FlagCreatePairsOff[bool] = False
     """With --resume: refuse a damaged checkpoint instead."""
-    allow_change: Annotated[tuple[str, ...], arg(metavar="FIELD [FIELD …]")] = ()
-    """With --resume: settings, weights.PART, images, gaternet or torch (the versions) that may
-    differ from what the run was begun with; they are recorded."""
+    allow_change: Annotated[
+        tuple[str, ...], arg(metavar="FIELD [FIELD …]", help_behavior_hint="(default: none)")
+    ] = ()
+    """With --resume: what may differ from the beginning; settings, images, gaternet, torch."""
     checkpoint_minutes: float = 15.0
     """Minutes between checkpoints within an epoch; there is one behind every epoch."""
     seeds: tuple[int, ...] = ()

@@ -518,5 +518,5 @@ def _warnings_in_a_line() -> Iterator[None]:
             else:
                 show(message, category, *where, **more)
 
-        warnings.showwarning = tell  # type: ignore[assignment]
+        warnings.showwarning = tell
         yield

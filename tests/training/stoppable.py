@@ -28,8 +28,8 @@ def main(pause: float, words: list[str]) -> int:
         return _evaluate(*arguments)
 
     torch.set_num_threads(1)
-    Trainer.step = step  # type: ignore[method-assign]
-    loop.evaluate = evaluate  # type: ignore[attr-defined]
+    Trainer.step = step  # type: ignore[method-assign,assignment]
+    loop.evaluate = evaluate  # type: ignore[assignment]
     return cli.main(words)
 
 

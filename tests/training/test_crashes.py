@@ -13,7 +13,7 @@ import pytest
 
 from small_runs import tree
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
 TIMES = ("seconds", "images_per_second", "wall_seconds", "date")
 
@@ -26,7 +26,7 @@ def crashes(scenario: str, out: Path, *kills: str) -> list[int]:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -83,7 +83,7 @@ def test_run_killed_in_every_phase_ends_as_if_it_never_was(
 )
 def test_whatever_is_drawn_or_averaged_goes_on(scenario: str, tmp_path: Path) -> None:
     few = ("shake-shake", "dropout of timm")  # two steps an epoch
-    kills = ["step:2", "step:2"] if scenario in few else ["step:3", "optimizer:4", "step:3"]
+    kills = ["step:2", "step:2"] if scenario in few else ["step:3", "optimizer:4"]
     assert crashes(scenario, tmp_path / "whole") == [0]
     ended = crashes(scenario, tmp_path / "run", *kills)
     assert ended == [-signal.SIGKILL] * len(kills) + [0]
@@ -94,9 +94,9 @@ def test_whatever_is_drawn_or_averaged_goes_on(scenario: str, tmp_path: Path) ->
 def test_run_killed_while_it_writes_ends_as_if_it_never_was(
     what: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    kills = [f"{what}:{n}" for n in (1, 2, 3, 5, 8)]
+    kills = [f"{what}:{n}" for n in (1, 3, 6)]
     ended = crashes("three phases", tmp_path / "run", *kills)
-    assert ended == [-signal.SIGKILL] * 5 + [0]
+    assert ended == [-signal.SIGKILL] * 3 + [0]
     assert differing(tmp_path / "run", undisturbed) == []
     assert list((tmp_path / "run").rglob(".*")) == []
 
@@ -106,7 +106,7 @@ def test_run_killed_at_random_moments_ends_as_if_it_never_was(
 ) -> None:
     seed = random.randrange(2**32)
     draws = random.Random(seed)
-    kills = [f"after:{draws.randrange(1, 400)}" for _ in range(12)]
+    kills = [f"after:{draws.randrange(1, 400)}" for _ in range(8)]
     ended = crashes("three phases", tmp_path / "run", *kills)
     assert set(ended) <= {0, -signal.SIGKILL}, (seed, ended)
     assert differing(tmp_path / "run", undisturbed) == [], seed
