@@ -99,7 +99,8 @@ def validate(kind: type[T], values: object) -> T:
     """
     try:
         # As JSON: there a list is a tuple's form, and everything else may be strict.
-        return _adapter(kind).validate_json(json.dumps(values), strict=True)
+        adapter = _adapter(kind)  # type: ignore[arg-type]  # which is hashable
+        return adapter.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
