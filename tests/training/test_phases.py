@@ -391,7 +391,9 @@ def test_part_that_saw_the_validation_images_is_refused(plain: Run, tmp_path: Pa
 
 def test_seed_does_not_change_what_is_held_out() -> None:
     images = load_digits("train")
-    splits = [phases._split(replace(ONE, validation=100, seed=seed), images) for seed in (0, 1000)]
+    splits = [
+        phases.split_probe(replace(ONE, validation=100, seed=seed), images) for seed in (0, 1000)
+    ]
     (kept, probe), (kept_too, probe_too) = splits
     assert probe.images.fingerprint == probe_too.images.fingerprint
     assert kept.fingerprint == kept_too.fingerprint != images.fingerprint

@@ -110,7 +110,7 @@ def test_run_of_a_version_that_did_not_say_its_torch_goes_on(begun: Path) -> Non
 def test_flags_of_resume_need_it_and_are_no_part_of_the_command(
     terminal: Terminal, tmp_path: Path
 ) -> None:
-    words = ["train", "digits/resnet8", "--out", tmp_path / "run"]
+    words = ["train", "digits/resnet8", "--out", str(tmp_path / "run")]
     for flags in (["--strict"], ["--allow-change", "seed"]):
         told = terminal.fail(2, *words, *flags)
         assert f"{flags[0]} goes with --resume" in told
