@@ -103,9 +103,8 @@ TAKEN = {
     "largest of three colours": (1000, [3, 9400, 9400]),
     "largest of 16 bits": (700, [3, 9400, 9400]),
 }
-"""What it may cost in MB, and the shape that comes out. Pillow holds four bytes a pixel of three
-colours, the array three, and while
-it is made as many again."""
+"""What it may cost in MB, and the shape that comes out. Of three colours Pillow holds four bytes a
+pixel and the array three, and as many again while it is made."""
 
 
 def images(folder: Path) -> Iterator[tuple[str, bytes]]:
