@@ -8,6 +8,7 @@ from typing import Any
 from gaternet.binarizers import GateForm
 from gaternet.data.batches import Images
 from gaternet.model import GatedModel
+from gaternet.training.collapse import WARNING, collapse_warning
 from gaternet.training.evaluation import evaluate
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
@@ -40,7 +41,8 @@ def probe_metrics(trainer: Trainer, probe: Probe) -> dict[str, Any]:
 def fit(trainer: Trainer, images: Images, probe: Probe, run: Run, reporter: Reporter) -> None:
     """Train until the schedule's last epoch, with a checkpoint and a line of metrics an epoch.
 
-    Raises UserError when the loss is no longer finite; the last good checkpoint stays.
+    Raises UserError where loss or gradients are no longer finite, with the layer where that began;
+    the last good checkpoint stays.
     """
     recipe = trainer.recipe
     with Board(run) if run.writes else nullcontext() as board:
@@ -59,6 +61,10 @@ def fit(trainer: Trainer, images: Images, probe: Probe, run: Run, reporter: Repo
                 metrics["skipped_images"] = len(trainer.skipped)
             metrics["seconds"] = time.monotonic() - start
             check_finite(shown[shown["form"]]["loss"], trainer.epoch)
+            if run.writes:
+                lines = [*run.metrics(), metrics]
+                warning = collapse_warning(recipe, trainer.steps_per_epoch(images), lines)
+                metrics |= {WARNING: warning} if warning else {}
             # In this order: resuming forgets metrics without a checkpoint, never the reverse.
             run.log(metrics)
             run.save_checkpoint(trainer.epoch, *trainer.state())

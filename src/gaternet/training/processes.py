@@ -5,12 +5,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from gaternet.errors import UserError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,15 @@ class Processes:
 
     def union(self, names: set[str]) -> set[str]:
         """Return the names of all processes together."""
+        return set().union(*self.gathered(names))
+
+    def gathered(self, value: Value) -> list[Value]:
+        """Return every process's `value`, in each of them, by rank."""
         if self.count == 1:
-            return set(names)
-        found: list[set[str]] = [set()] * self.count
-        dist.all_gather_object(found, names, group=self.patient)
-        return set().union(*found)
+            return [value]
+        found = [value] * self.count
+        dist.all_gather_object(found, value, group=self.patient)
+        return found
 
     def wait(self) -> None:
         """Go on when every process has come here.

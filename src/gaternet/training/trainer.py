@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,9 +25,11 @@ from gaternet.errors import UserError
 from gaternet.losses import gated_cross_entropy
 from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, sample_keys
+from gaternet.training import divergence
 from gaternet.training.budget import Budget, make_budget, set_budget, threshold_for
 from gaternet.training.compute import ComputePlan, keep_freed_memory
 from gaternet.training.config import Optimizer, Recipe
+from gaternet.training.divergence import READ_EVERY, Sentinel, backward, describe, find_origin
 from gaternet.training.processes import Processes
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
@@ -59,9 +61,8 @@ class _Means:
         self.sums += torch.stack((loss.detach() * count, wrong, opened))
         self.count += count
 
-    def read(self, gated: bool, seconds: float, epoch: int) -> dict[str, float]:
+    def read(self, gated: bool, seconds: float) -> dict[str, float]:
         loss, wrong, opened = (self.sums / self.count).tolist()
-        check_finite(loss, epoch)
         numbers = {"loss": loss, "error_percent": 100 * wrong}
         if gated:
             numbers["open_share"] = opened
@@ -167,6 +168,7 @@ class Trainer:
             keep_freed_memory()
         self.model = model.to(plan.device).to(memory_format=plan.memory_format)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.sentinel = Sentinel(self.optimizer, plan.device)
         self.network = distributed(self.model, plan)
         self.budget = make_budget(self.model, recipe)
         if self.budget:
@@ -199,15 +201,17 @@ class Trainer:
         for step, batch in enumerate(self.batches(images)):
             self.set_stage((self.epoch + step / steps) / self.recipe.epochs)
             means.add(*self.step(*batch), count=len(batch[1]))
+            if (step + 1) % READ_EVERY == 0 or step + 1 == steps:
+                self.stop_if_diverged(images, step)
             now = time.monotonic()
             if now - last_look > LOOK_EVERY_SECONDS and step + 1 < steps:
                 last_look = now
                 # This process's own part: processes do not look at the same moments.
-                numbers = means.read(gated, now - start, self.epoch + 1)
+                numbers = means.read(gated, now - start)
                 numbers["images_per_second"] *= self.plan.processes.count
                 reporter.step(self.epoch + 1, self.epoch * steps + step + 1, numbers)
         means = means.over(self.plan.processes)
-        numbers = means.read(gated, time.monotonic() - start, self.epoch + 1)
+        numbers = means.read(gated, time.monotonic() - start)
         self.epoch += 1
         self.skipped |= self.plan.processes.union(set(images.skipped))
         self.plan.processes.take_from_first(self.model.buffers())
@@ -253,14 +257,32 @@ class Trainer:
             share = len(part[1]) / len(labels)
             with self._without_averaging() if number < len(parts[0]) else nullcontext():
                 loss, wrong, opened = self.objective(*part)
-                (loss * share).backward()
+                backward(loss, share)
             sums.append(torch.stack((loss.detach() * share, wrong, opened)))
-        self.optimizer.step()
+        self.sentinel.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update_parameters(self.model)
         loss, wrong, opened = torch.stack(sums).sum(dim=0)
         return loss, wrong, opened
+
+    def stop_if_diverged(self, images: Images, step: int) -> None:
+        """Raise UserError where one of the epoch's steps, up to `step`, was held back.
+
+        It is computed again, since the weights are still those before it, to name where it went
+        wrong. Every process must come here at the same step.
+        """
+        held = self.sentinel.held_steps()
+        if not held:
+            return
+        bad = step + 1 - held
+        self.set_stage((self.epoch + bad / self.steps_per_epoch(images)) / self.recipe.epochs)
+        batch = next(islice(self.batches(images), bad, None))
+        parts = zip(*(x.chunk(self.recipe.schedule.accumulate) for x in batch), strict=True)
+        eager = replace(self.plan, compile=False)
+        objective = make_objective(self.model, self.recipe, eager, self.budget)
+        origin = find_origin(self.model, lambda: (objective(*part)[0] for part in parts))
+        raise UserError(describe(self.plan.processes.gathered(origin), self.epoch + 1, bad + 1))
 
     def _without_averaging(self) -> AbstractContextManager[None]:
         if isinstance(self.network, DistributedDataParallel):
@@ -329,7 +351,10 @@ class Trainer:
         update_bn(pairs, _Called(network, call))
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
-        """Return tensors and values that `restore` goes on from."""
+        """Return tensors and values that `restore` goes on from.
+
+        Raises UserError where a value is not finite: nothing goes on from there.
+        """
         tensors: dict[str, Mapping[str, Tensor]] = {
             checkpoint.MODEL: self.evaluated.state_dict(),
             OPTIMIZER: {
@@ -341,6 +366,7 @@ class Trainer:
         }
         if self.average:
             tensors["trained"] = self.model.state_dict()
+        divergence.check_finite(tensors)
         updates = int(self.average.n_averaged) if self.average else 0
         return tensors, {
             checkpoint.MODEL: asdict(checkpoint.describe(self.model)),
