@@ -1,7 +1,6 @@
 """NaN and Inf: nothing is learnt from them, nothing kept, and where they began is said."""
 
 import copy
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from gaternet.data.settings import Augmentation
 from gaternet.errors import UserError
 from gaternet.randomness import permutation
 from gaternet.training import trainer as training
-from gaternet.training.config import Optimizer, Recipe, Sources
+from gaternet.training.config import Optimizer, Recipe
 from gaternet.training.divergence import Sentinel, backward, check_finite
 from gaternet.training.loop import Probe, fit
 from gaternet.training.phases import build_model
@@ -48,7 +47,8 @@ def poisoned_trainer(recipe: Recipe, where: Where) -> Trainer:
         ("forward", "the loss became nan in epoch 1, step {}, first in the output of backbone."),
         (
             "backward",
-            "gradients became infinite or NaN in epoch 1, step {}, first in the gradient of backbone.",
+            "gradients became infinite or NaN in epoch 1, step {}, first in the gradient of "
+            "backbone.",
         ),
     ],
 )
