@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import FlagCreatePairsOff, arg
 
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UsageError
@@ -17,6 +17,7 @@ from gaternet.training.config import (
     Gating,
     Optimizer,
     Recipe,
+    Resumption,
     Schedule,
     Sources,
     check,
@@ -59,7 +60,14 @@ class TrainingArguments:
     on_bad_image: Literal["stop", "skip"] = "stop"
     """What becomes of a training image that cannot be read; skipped ones are counted and shown."""
     resume: FlagCreatePairsOff[bool] = False
-    """Go on from the newest checkpoint in --out."""
+    """Go on from the newest checkpoint in --out; a damaged one is passed over, with a warning."""
+    strict: FlagCreatePairsOff[bool] = False
+    """With --resume: refuse a damaged checkpoint instead."""
+    allow_change: Annotated[tuple[str, ...], arg(metavar="FIELD [FIELD …]")] = ()
+    """With --resume: settings, weights.PART, images, gaternet or torch (the versions) that may
+    differ from what the run was begun with; they are recorded."""
+    checkpoint_minutes: float = 15.0
+    """Minutes between checkpoints within an epoch; there is one behind every epoch."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -109,6 +117,31 @@ def applied(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
     )
     # Where the gater was taken away by a flag, none is pre-trained.
     return check(replace(told, pretrain=told.pretrain[: len(parts(told))]))
+
+
+def resumption(arguments: TrainingArguments) -> Resumption:
+    """Return how the run is gone on with.
+
+    Raises UsageError for flags that go with --resume, without it.
+    """
+    for flag, given in (("strict", arguments.strict), ("allow-change", arguments.allow_change)):
+        if given and not arguments.resume:
+            raise UsageError(f"--{flag} goes with --resume")
+    if not arguments.checkpoint_minutes > 0:
+        raise UsageError(f"--checkpoint-minutes {arguments.checkpoint_minutes:g} is not above 0")
+    return Resumption(arguments.allow_change, arguments.strict)
+
+
+def lasting(words: Sequence[str]) -> list[str]:
+    """Return what was typed without what only goes on with a run: typed anew, it starts anew."""
+    kept: list[str] = []
+    dropping = False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0].replace("_", "-") == "--allow-change"
+        if not dropping and word not in ("--resume", "--strict"):
+            kept.append(word)
+    return kept
 
 
 def sources(arguments: TrainingArguments) -> Sources:

@@ -5,8 +5,8 @@ A checkpoint is a directory that appears whole or not at all. Nothing here reads
 
 import hashlib
 import json
-import os
-import shutil
+import re
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,8 @@ from gaternet.backbones import BackboneConfig
 from gaternet.binarizers import Binarizer
 from gaternet.compression.network import CompressedBackbone
 from gaternet.compression.plan import CompressionPlan
-from gaternet.errors import UserError
+from gaternet.disk import new_directory
+from gaternet.errors import DamagedCheckpointWarning, UserError
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
 from gaternet.local import Granularity, LocalGaterNet
@@ -33,6 +34,8 @@ from gaternet.rivals import BINARIZERS, GumbelSigmoid, RandomGates, make_binariz
 
 MANIFEST = "manifest.json"
 MODEL = "model"
+
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -204,14 +207,17 @@ def save(model: nn.Module, directory: str | Path) -> None:
     write(Path(directory), {MODEL: model.state_dict()}, {MODEL: asdict(config)})
 
 
-def load(directory: str | Path) -> nn.Module:
+def load(directory: str | Path, *, strict: bool = False) -> nn.Module:
     """Load what `save` wrote, or the newest checkpoint of a run, in evaluation mode.
+
+    Where a run's newest checkpoint was damaged, the one before it is loaded, with a warning; if
+    `strict`, none is.
 
     Raises UserError where the directory holds no model or a file of it was altered.
     """
     path = Path(directory)
     if (path / "checkpoints").is_dir():
-        path = newest(path / "checkpoints")
+        path = newest(path / "checkpoints", strict=strict)
     values = read_json(path, MODEL)
     try:
         config = TypeAdapter(ModelConfig).validate_python(values)
@@ -247,31 +253,19 @@ def write(
 
     Raises UserError where the directory exists or the disk does not take it.
     """
-    if directory.exists():
-        raise UserError(f"{directory} exists already; choose another directory or remove it")
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    needed = sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+    with new_directory(directory, needed) as partial:
         for name, group in tensors.items():
             # A copy each: safetensors refuses tensors that share memory.
             packed = {key: t.detach().cpu().contiguous().clone() for key, t in group.items()}
             save_file(packed, partial / f"{name}.safetensors")
         for name, value in values.items():
             (partial / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n")
-        files = sorted(partial.iterdir())
         manifest = {
-            file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size} for file in files
+            file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size}
+            for file in sorted(partial.iterdir())
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        for file in (*files, partial / MANIFEST):
-            _sync(file)
-        _sync(partial)
-        partial.rename(directory)
-        _sync(directory.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot write {directory}: {error}") from error
 
 
 def verify_manifest(directory: Path) -> frozenset[str]:
@@ -310,25 +304,53 @@ def read_json(directory: Path, name: str) -> Any:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def newest(checkpoints: Path) -> Path:
-    """Return a run's newest checkpoint; raise UserError if there is none or it is damaged."""
+def newest(checkpoints: Path, *, strict: bool = False) -> Path:
+    """Return a run's newest checkpoint that is whole, and warn of those behind it that are not.
+
+    Raises UserError where there is none; if `strict`, already where the newest is damaged.
+    """
     found = finished(checkpoints)
     if not found:
         raise UserError(
             f"{checkpoints} holds no checkpoint yet: the run ended before its first epoch"
         )
-    try:
-        verify_manifest(found[-1])
-    except UserError as error:
-        before = f" from {found[-2].name}" if len(found) > 1 else " from the start"
-        raise UserError(f"{error}; remove {found[-1]} to go on{before}") from None
-    return found[-1]
+    faults = []
+    for path in reversed(found):
+        try:
+            verify_manifest(path)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            break
+        if strict:
+            raise UserError(f"{faults[0]}; without --strict the checkpoint before it is taken")
+    else:
+        raise UserError(
+            f"{faults[0]}; no earlier checkpoint is left: remove {checkpoints} to begin anew"
+        )
+    if faults:
+        message = f"{'; '.join(faults)}; going back to {path.name}"
+        warnings.warn(message, DamagedCheckpointWarning, stacklevel=2)
+    return path
+
+
+def name_of(epoch: int, step: int = 0) -> str:
+    """Return the name of a checkpoint behind `epoch` epochs and `step` steps of the next."""
+    return f"epoch-{epoch:04d}" + (f"-step-{step:06d}" if step else "")
+
+
+def position(path: Path) -> tuple[int, int]:
+    """Return (finished epochs, steps of the next one) of a checkpoint, from its name."""
+    found = _NAME.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path.name} is no name of a checkpoint")
+    return int(found[1]), int(found[2] or 0)
 
 
 def finished(checkpoints: Path) -> list[Path]:
-    """Return a run's checkpoints by epoch, the newest last."""
-    found = (path for path in checkpoints.glob("epoch-*") if path.is_dir())
-    return sorted(found, key=lambda path: int(path.name.removeprefix("epoch-")))
+    """Return a run's checkpoints, the newest last."""
+    found = (path for path in checkpoints.glob("epoch-*") if _NAME.fullmatch(path.name))
+    return sorted((path for path in found if path.is_dir()), key=position)
 
 
 def _verified(directory: Path, name: str) -> Path:
@@ -354,13 +376,3 @@ def _layers(model: nn.Module) -> dict[str, str]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows opens no directories
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

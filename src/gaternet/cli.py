@@ -4,17 +4,22 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from gaternet.errors import UsageError, UserError
+from gaternet.errors import DamagedCheckpointWarning, Interrupted, UsageError, UserError
 from gaternet.flags import REGISTRY
 from gaternet.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from gaternet.training.interruption import Interruption
 
 GateFormName = Literal["hard", "soft", "noisy"]
 Switch = FlagCreatePairsOff[bool]
@@ -31,7 +36,10 @@ def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
     """
     from gaternet import demo as demonstration
 
-    demonstration.run(out, device)
+    with _interruptible(
+        out / "gated", shlex.join(["gaternet", "demo", "--out", str(out)])
+    ) as interruption:
+        demonstration.run(out, device, interruption)
 
 
 def recipes(
@@ -320,7 +328,7 @@ _HELP = ("-h", "--help")
 
 
 def _train_recipe(name: str, words: Sequence[str]) -> None:
-    from gaternet.arguments import applied, parse, sources
+    from gaternet.arguments import applied, lasting, parse, resumption, sources
     from gaternet.recipes import get
 
     if name.startswith("-"):
@@ -328,18 +336,51 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     recipe = get(name)
     arguments = parse(recipe, words)
     recipe = applied(recipe, arguments)
+    resuming = resumption(arguments)
 
     from gaternet.training.compute import choose_device
     from gaternet.training.phases import Options, train
-    from gaternet.training.processes import joined
+    from gaternet.training.processes import begun_before, joined
+    from gaternet.training.run import open_run
 
-    # --resume is left out: what is typed anew for the same figures starts anew.
-    typed = [word for word in words if word != "--resume"]
-    with joined(choose_device(arguments.device)) as processes:
+    command = shlex.join(["gaternet", "train", name, *lasting(words)])
+    with (
+        _interruptible(arguments.out, f"{command} --resume") as interruption,
+        joined(choose_device(arguments.device)) as processes,
+    ):
         options = Options(
-            arguments.device, shlex.join(["gaternet", "train", name, *typed]), processes=processes
+            arguments.device,
+            command,
+            processes=processes,
+            checkpoint_minutes=arguments.checkpoint_minutes,
+            interruption=interruption,
+            resumption=resuming,
         )
-        train(recipe, sources(arguments), arguments.out, options, resume=arguments.resume)
+        again = begun_before(arguments.out, processes)
+        if again and open_run(arguments.out).result:
+            return  # a process was lost when all had been written
+        resume = arguments.resume or again
+        train(recipe, sources(arguments), arguments.out, options, resume=resume)
+
+
+@contextmanager
+def _interruptible(out: Path, again: str) -> Iterator["Interruption"]:
+    """Let SIGTERM and Ctrl-C end a training into `out`, saved, with a line that says how to go on.
+
+    again: the command that goes on with it
+    """
+    from gaternet.training.interruption import Interruption
+
+    with Interruption().listening() as interruption:
+        try:
+            yield interruption
+        except Interrupted as stopped:
+            if int(os.environ.get("RANK", "0")):
+                sys.exit(stopped.exit_code)  # the first process says it
+            begun = (out / "config.json").exists()
+            hint = f"go on with: {again}" if begun else "nothing was written yet"
+            print(f"gaternet: {stopped}; {hint}", file=sys.stderr)
+            sys.exit(stopped.exit_code)
 
 
 def _run(words: Sequence[str]) -> None:
@@ -418,7 +459,8 @@ def _overview() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for a mistake in files, 2 in arguments."""
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        with _warnings_in_a_line():
+            _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"gaternet: {error}", file=sys.stderr)
         return error.exit_code
@@ -430,3 +472,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("gaternet: interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Tell a damaged checkpoint in a line of its own, without the code that noticed it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamagedCheckpointWarning)
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, DamagedCheckpointWarning):
+                print(f"gaternet: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = tell  # type: ignore[assignment]
+        yield

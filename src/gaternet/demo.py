@@ -17,6 +17,7 @@ from gaternet.data.batches import normalised_batches
 from gaternet.data.digits import load_digits
 from gaternet.model import GaterNet
 from gaternet.training.config import Sources
+from gaternet.training.interruption import Interruption
 from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import open_run
@@ -24,7 +25,7 @@ from gaternet.training.run import open_run
 GATED = "digits/resnet8-gated"
 
 
-def run(out: Path, device: str = "auto") -> None:
+def run(out: Path, device: str = "auto", interruption: Interruption | None = None) -> None:
     """Train a plain and a gated network into `out`, compare them, and draw the gates."""
     console = plain_console()
     console.print(
@@ -33,7 +34,8 @@ def run(out: Path, device: str = "auto") -> None:
         soft_wrap=True,
     )
     recipe = recipes.get(GATED)
-    options = Options(device, "gaternet demo", console)
+    told = interruption or Interruption()
+    options = Options(device, "gaternet demo", console, interruption=told)
     gated = train_or_continue(recipe, Sources("digits"), out / "gated", options)
     plain_result = open_run(out / "gated" / "backbone").result
     gated_result = gated.result

@@ -123,7 +123,7 @@ def _open_share(record: GateRecord, columns: list[int] | slice = slice(None)) ->
 
 def _write(run: Run, out: Path, small: GaterNet, report: CompressionReport) -> None:
     source = checkpoint.newest(run.checkpoints)
-    epoch = int(source.name.removeprefix("epoch-"))
+    epoch, _ = checkpoint.position(source)
     made = create_run(out, run.config)
     values = {checkpoint.MODEL: asdict(checkpoint.describe(small))}
     made.save_checkpoint(epoch, {checkpoint.MODEL: small.state_dict()}, values)

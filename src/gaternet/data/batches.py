@@ -38,8 +38,10 @@ class Batch(NamedTuple):
     labels: Tensor  # (N,) int64
 
 
-def training_batches(images: Images, order: Order, loading: Loading) -> Iterator[Batch]:
-    """Yield an epoch's augmented batches: this rank's part of each.
+def training_batches(
+    images: Images, order: Order, loading: Loading, first: int = 0
+) -> Iterator[Batch]:
+    """Yield an epoch's augmented batches from the `first` one on: this rank's part of each.
 
     Which images and in what order follows from (seed, epoch) alone, each one's augmentation from
     (seed, epoch, its place) alone; rank r has the r-th of `ranks` equal parts of a batch. (Of a
@@ -55,10 +57,10 @@ def training_batches(images: Images, order: Order, loading: Loading) -> Iterator
         raise ValueError(f"batch size {size} cannot be divided by {loading.ranks} ranks")
     augmentation = order.augmentation
     if isinstance(images, ImageSet):
-        places = _places(count, order, loading)
+        places = _places(count, order, loading, first)
         batches = _from_memory(images.to(loading.device), places, loading.device)
     else:
-        batches = _from_disk(images, order, loading)
+        batches = _from_disk(images, order, loading, first)
         augmentation = replace(augmentation, smallest_area=0.0)  # cut while decoding
     for index, pixels, labels in batches:
         keys = sample_keys(order.seed, Purpose.AUGMENTATION, order.epoch, index)
@@ -99,11 +101,11 @@ def normalised_batches(
         yield normalise(batch.images, config.mean, config.std)
 
 
-def _places(count: int, order: Order, loading: Loading) -> Iterator[Tensor]:
-    """Yield this rank's part of every batch, as places in a set of `count` images."""
+def _places(count: int, order: Order, loading: Loading, first: int) -> Iterator[Tensor]:
+    """Yield this rank's part of the batches, as places in a set of `count` images."""
     size, share = order.batch_size, order.batch_size // loading.ranks
     places = permutation(order.seed, order.epoch, count)[: count - count % size]
-    for batch in places.split(size):
+    for batch in places[first * size :].split(size):
         yield batch[loading.rank * share :][:share]
 
 
@@ -122,16 +124,19 @@ def _from_memory(
         yield Batch(*(x.to(device) for x in (index, pixels, labels)))
 
 
-def _from_disk(images: ImageFiles | HubStream, order: Order, loading: Loading) -> Iterator[Batch]:
+def _from_disk(
+    images: ImageFiles | HubStream, order: Order, loading: Loading, first: int
+) -> Iterator[Batch]:
     decoder = Decoder(
         order.data, images.split, images.classes, order, images.on_bad_image == "skip"
     )
     parts: Iterator[Part]
     if isinstance(images, HubStream):
         stream = StreamParts(images, decoder, order.batch_size // loading.ranks, loading)
-        parts = islice(load_parts(stream, loading), len(images) // order.batch_size)
+        # A stream has no places to begin at: what comes first is read again.
+        parts = islice(load_parts(stream, loading), first, len(images) // order.batch_size)
     else:
-        places = _places(len(images), order, loading)
+        places = _places(len(images), order, loading, first)
         parts = load_parts(FileParts(images, decoder), loading, map(Tensor.tolist, places))
     for part in parts:
         images.skipped.update(part.bad)

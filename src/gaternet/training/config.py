@@ -172,6 +172,16 @@ class Sources:
         return {part: path for part, path in given.items() if path}
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """How a run is gone on with."""
+
+    allow_change: tuple[str, ...] = ()
+    """Fields of its configuration that may differ from what it was begun with."""
+    strict: bool = False
+    """Refuse a damaged checkpoint: do not go back to the one before it."""
+
+
 def check(recipe: Recipe) -> Recipe:
     """Return `recipe` if it can be run; raise UsageError that names the contradictory settings."""
     wrong = _faults(recipe)

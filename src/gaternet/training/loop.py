@@ -1,15 +1,16 @@
 """The one training loop: every phase of every recipe is values handed to `fit`."""
 
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gaternet.binarizers import GateForm
 from gaternet.data.batches import Images
+from gaternet.errors import Interrupted, UserError
 from gaternet.model import GatedModel
 from gaternet.training.collapse import WARNING, collapse_warning
 from gaternet.training.evaluation import evaluate
+from gaternet.training.interruption import Watch
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
 from gaternet.training.tracking import Board
@@ -38,36 +39,97 @@ def probe_metrics(trainer: Trainer, probe: Probe) -> dict[str, Any]:
     return {"images_from": probe.images_from, "form": form.value, **figures}
 
 
-def fit(trainer: Trainer, images: Images, probe: Probe, run: Run, reporter: Reporter) -> None:
+def fit(
+    trainer: Trainer,
+    images: Images,
+    probe: Probe,
+    run: Run,
+    reporter: Reporter,
+    watch: Watch | None = None,
+) -> None:
     """Train until the schedule's last epoch, with a checkpoint and a line of metrics an epoch.
 
+    watch: when to save within an epoch, and when to stop
+
     Raises UserError where loss or gradients are no longer finite, with the layer where that began;
-    the last good checkpoint stays.
+    the last good checkpoint stays. Raises Interrupted, when everything is saved, where the process
+    was told to end.
     """
-    recipe = trainer.recipe
-    with Board(run) if run.writes else nullcontext() as board:
-        while trainer.epoch < recipe.epochs:
-            start = time.monotonic()
-            numbers = trainer.train_epoch(images, reporter)
-            last = trainer.epoch == recipe.epochs
-            if last and recipe.gating and recipe.gating.reestimate_batch_norm:
-                trainer.reestimate_batch_norm(images)
-            if last:
-                trainer.meet_budget(images)
-            metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
-            metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
-            metrics["probe"] = shown = probe_metrics(trainer, probe)
-            if trainer.skipped:
-                metrics["skipped_images"] = len(trainer.skipped)
-            metrics["seconds"] = time.monotonic() - start
-            check_finite(shown[shown["form"]]["loss"], trainer.epoch)
-            if run.writes:
-                lines = [*run.metrics(), metrics]
-                warning = collapse_warning(recipe, trainer.steps_per_epoch(images), lines)
-                metrics |= {WARNING: warning} if warning else {}
+    watch = watch or Watch()
+    board = Board(run) if run.writes else None
+    with watch.interruption.deferred():
+        while trainer.epoch < trainer.recipe.epochs:
+            numbers = _train_epoch(trainer, images, run, reporter, watch)
+            metrics = _close_epoch(trainer, images, probe, numbers)
+            if warning := _collapse(trainer, images, metrics, run):
+                metrics[WARNING] = warning
             # In this order: resuming forgets metrics without a checkpoint, never the reverse.
             run.log(metrics)
             run.save_checkpoint(trainer.epoch, *trainer.state())
+            watch.saved()
             if board:
                 board.add_epoch(metrics)
             reporter.epoch(metrics)
+            if told := watch.look(at_once=True)[1]:
+                raise Interrupted(told, f" behind epoch {trainer.epoch}")
+
+
+def _train_epoch(
+    trainer: Trainer, images: Images, run: Run, reporter: Reporter, watch: Watch
+) -> dict[str, float]:
+    """Train one epoch, saving and stopping on the way as `watch` has it."""
+
+    def save() -> None:
+        trainer.stop_if_diverged(images)
+        trainer.note_skipped(images)
+        run.save_checkpoint(trainer.epoch, *trainer.state(), step=trainer.steps)
+        watch.saved()
+
+    def stop(signal: int) -> None:
+        raise Interrupted(signal, f" behind step {trainer.steps} of epoch {trainer.epoch + 1}")
+
+    def behind_step() -> None:
+        due, told = watch.look()
+        if due or told:
+            save()
+        if told:
+            stop(told)
+
+    try:
+        return trainer.train_epoch(images, reporter, behind_step)
+    except UserError:
+        # Whoever ends this process may have ended those that decode its images already.
+        told = watch.interruption.received
+        if not told or not trainer.steps or trainer.plan.processes.count > 1:
+            raise
+        save()
+        stop(told)
+        raise
+
+
+def _close_epoch(
+    trainer: Trainer, images: Images, probe: Probe, numbers: dict[str, float]
+) -> dict[str, Any]:
+    """Return an epoch's metrics; behind the last one, make the network that is evaluated."""
+    recipe = trainer.recipe
+    last = trainer.epoch == recipe.epochs
+    if last and recipe.gating and recipe.gating.reestimate_batch_norm:
+        trainer.reestimate_batch_norm(images)
+    if last:
+        trainer.meet_budget(images)
+    metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
+    metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
+    metrics["probe"] = shown = probe_metrics(trainer, probe)
+    if trainer.skipped:
+        metrics["skipped_images"] = len(trainer.skipped)
+    metrics["seconds"] = time.monotonic() - trainer.began
+    check_finite(shown[shown["form"]]["loss"], trainer.epoch)
+    return metrics
+
+
+def _collapse(trainer: Trainer, images: Images, metrics: dict[str, Any], run: Run) -> str | None:
+    """Return what to warn of behind the epoch of `metrics`; the process that writes has it."""
+    if not run.writes:
+        return None
+    epochs = [*run.metrics(), metrics]
+    return collapse_warning(trainer.recipe, trainer.steps_per_epoch(images), epochs)

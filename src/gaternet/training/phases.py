@@ -2,10 +2,13 @@
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 from rich.console import Console
+from torch import nn
 
 from gaternet.data.batches import Images
 from gaternet.data.image_files import ImageFiles
@@ -13,11 +16,14 @@ from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.data.streams import HubStream
 from gaternet.errors import UserError
-from gaternet.training.compute import choose_device, plan
-from gaternet.training.config import Recipe, Sources, flat, recipe_to_dict
+from gaternet.training.compute import ComputePlan, choose_device, plan
+from gaternet.training.config import Recipe, Resumption, Sources
+from gaternet.training.interruption import Interruption, Watch
+from gaternet.training.lock import check_free, locked
 from gaternet.training.loop import Probe, fit
 from gaternet.training.processes import ALONE, Processes
 from gaternet.training.progress import plain_console, reporting, silent_console
+from gaternet.training.reopening import reopen
 from gaternet.training.result import measure
 from gaternet.training.run import Run, RunConfig, create_run, open_run
 from gaternet.training.starting import (
@@ -46,6 +52,22 @@ class Options:
     """What was typed, for result.json."""
     console: Console = field(default_factory=plain_console)
     processes: Processes = ALONE
+    checkpoint_minutes: float = inf
+    """Between checkpoints within an epoch."""
+    interruption: Interruption = field(default_factory=Interruption)
+    resumption: Resumption = field(default_factory=Resumption)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A phase of which nothing is written yet, and which fits together."""
+
+    recipe: Recipe
+    model: nn.Module
+    start: Start
+    compute: ComputePlan
+    images: Images
+    test: Images
 
 
 def train(
@@ -61,6 +83,7 @@ def train(
     processes = options.processes
     compute = plan(recipe.compute, choose_device(options.device), processes)
     _check_ranks(recipe, processes)
+    check_free(out)
     start = choose_start(recipe, sources)
     try_networks(recipe)
     model = build_model(recipe, start.pretrained)
@@ -68,43 +91,61 @@ def train(
         load_part(model, part, given.path)
     images, test = _load_splits(recipe, sources, processes)
     config = RunConfig(recipe, images.name, images.fingerprint, images.classes, start.origins())
-    run = _open(out, config, processes, resume=resume)
-    begun = dict(start.given)
-    for part in start.trained_first:
-        begun[part] = train_or_continue(
-            pretraining(part, recipe),
-            Sources(sources.data, on_bad_image=sources.on_bad_image),
-            out / part,
-            options,
-        )
-        load_part(model, part, begun[part].path)
-    images, probe = _split(recipe, images)
-    trainer = Trainer(model, recipe, compute)
+    prepared = _Prepared(recipe, model, start, compute, images, test)
+    with _held(out, options):
+        run = _open(out, config, options, resume=resume)
+        begun = dict(start.given)
+        for part in start.trained_first:
+            begun[part] = train_or_continue(
+                pretraining(part, recipe),
+                Sources(sources.data, on_bad_image=sources.on_bad_image),
+                out / part,
+                options,
+            )
+            load_part(model, part, begun[part].path)
+        _train_into(run, prepared, begun, options, resume=resume)
+    return run
+
+
+def _held(out: Path, options: Options) -> AbstractContextManager[None]:
+    """Hold the run directory; of several processes the first one does."""
+    if not options.processes.first:
+        return nullcontext()
+    return locked(out, functools.partial(options.console.print, soft_wrap=True))
+
+
+def _train_into(
+    run: Run, prepared: _Prepared, begun: Mapping[str, Run], options: Options, *, resume: bool
+) -> None:
+    """Train a prepared phase, whose parts have their first weights, and measure it."""
+    recipe, processes = prepared.recipe, options.processes
+    images, probe = _split(recipe, prepared.images)
+    trainer = Trainer(prepared.model, recipe, prepared.compute)
     console = options.console if processes.first else silent_console()
-    for note in describe_mismatches(model, recipe, start):
+    for note in describe_mismatches(prepared.model, recipe, prepared.start):
         console.print(note, soft_wrap=True)
-    if compute.note:
-        _say_once(console, compute.note)
+    if prepared.compute.note:
+        _say_once(console, prepared.compute.note)
     if resume:
         trainer.restore(run)
     steps = recipe.epochs * trainer.steps_per_epoch(images)
+    watch = Watch(options.interruption, processes, options.checkpoint_minutes)
     with reporting(recipe.name, steps, recipe.epochs, console) as shown:
-        fit(trainer, images, probe, run, shown)
+        fit(trainer, images, probe, run, shown, watch)
     if trainer.skipped:
         shown_names = ", ".join(sorted(trainer.skipped)[:SHOWN_BAD_IMAGES])
         console.print(
             f"bad images left out of training, {len(trainer.skipped)} in all: {shown_names}",
             soft_wrap=True,
         )
-    result = measure(trainer, test, run, _before(start, begun)) | {"command": options.command}
-    run.finish(result)
+    result = measure(trainer, prepared.test, run, _before(prepared.start, begun))
+    run.finish(result | {"command": options.command})
     processes.wait()
     console.print(
         f"{recipe.name}: test error {result['test_error_percent']:.2f} % "
-        f"({len(test):,} images); {run.path / 'result.json'}",
+        f"({len(prepared.test):,} images); {run.path / 'result.json'}",
         soft_wrap=True,
     )
-    return run
 
 
 @functools.cache
@@ -156,40 +197,18 @@ def _check_ranks(recipe: Recipe, processes: Processes) -> None:
         )
 
 
-def _open(out: Path, config: RunConfig, processes: Processes, *, resume: bool) -> Run:
+def _open(out: Path, config: RunConfig, options: Options, *, resume: bool) -> Run:
     """Create or reopen the run directory; the first process alone writes to it."""
+    processes = options.processes
     if resume:
-        run = _reopen(out, config, writes=processes.first)
+        run = reopen(out, config, options.resumption, writes=processes.first)
+        run.settle(strict=options.resumption.strict)
         processes.wait()
         return run
     if processes.first:
         create_run(out, config)
     processes.wait()
     return open_run(out, writes=processes.first)
-
-
-def _reopen(out: Path, config: RunConfig, *, writes: bool) -> Run:
-    if not (out / "config.json").exists():
-        raise UserError(f"{out} holds no run to go on with; leave --resume out to begin one")
-    run = open_run(out, writes=writes)
-    if run.result:
-        raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
-    before, now = (
-        flat(recipe_to_dict(c.recipe) | {"weights": c.weights}) for c in (run.config, config)
-    )
-    changed = [
-        f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
-    ]
-    if changed:
-        raise UserError(
-            f"{out} was begun with other settings ({'; '.join(changed)}); "
-            "resume it with the same flags, or start anew in another directory"
-        )
-    if run.config.data_fingerprint != config.data_fingerprint:
-        raise UserError(
-            f"{out} was begun with other images than these; resume it with the same --data"
-        )
-    return run
 
 
 def _split(recipe: Recipe, images: Images) -> tuple[Images, Probe]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,10 @@ from torch import distributed as dist
 from gaternet.errors import UserError
 
 Value = TypeVar("Value")
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others within a step: longer than for its own data, so that
+whoever has the fault says it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,17 @@ class Processes:
         dist.all_reduce(tensor)
         return tensor
 
+    def largest(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the largest of every process's `numbers`, each by itself, in each of them.
+
+        Only the processes wait for each other, no GPU does.
+        """
+        if self.count == 1:
+            return numbers
+        tensor = torch.tensor(numbers)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.patient)
+        return tuple(tensor.tolist())
+
     def take_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place: BatchNorm's running statistics."""
         if self.count > 1:
@@ -57,16 +73,10 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Go on when every process has come here.
-
-        Raises UserError where another one has ended meanwhile.
-        """
+        """Go on when every process has come here."""
         if self.count == 1:
             return
-        try:
-            dist.barrier(self.patient)
-        except RuntimeError:  # of which kind depends on how the connection was lost
-            raise UserError("another process of this run has ended; its message says why") from None
+        dist.barrier(self.patient)
 
 
 ALONE = Processes()
@@ -83,7 +93,8 @@ def local_device(name: str) -> str:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that torchrun started: over NCCL on GPUs, over Gloo on CPUs.
 
-    Raises UserError where they do not find each other.
+    Raises UserError where they do not find each other, and where one of them is lost later: it has
+    ended, or has not answered for `TIMEOUT`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -92,12 +103,40 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if on_gpu:
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device if on_gpu else None
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot be joined: {error}") from None
     try:
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         assert isinstance(patient, dist.ProcessGroup)  # every process is in it
         yield Processes(dist.get_rank(), dist.get_world_size(), patient)
+    except RuntimeError as error:
+        if not _tells_of_a_lost_process(error):
+            raise
+        minutes = TIMEOUT.total_seconds() / 60
+        silent = f"has not answered for {minutes:.2g} minutes"
+        what = silent if "timed out" in str(error).lower() else "has ended; its message says why"
+        raise UserError(
+            f"another process of this run {what}. Training goes on from the last checkpoint with "
+            "--resume, or by itself under torchrun --max-restarts"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def begun_before(out: Path, processes: Processes) -> bool:
+    """Whether torchrun has started these processes again after they had begun a run in `out`.
+
+    They go on with it then. Whoever began it, its settings and images are compared, and going on
+    ends where training it anew would.
+    """
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    # As the first one sees it: in another's eyes it may begin meanwhile.
+    return processes.gathered(again and (out / "config.json").exists())[0]
+
+
+def _tells_of_a_lost_process(error: RuntimeError) -> bool:
+    """Whether it comes from NCCL or Gloo; Gloo's errors have no type of their own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

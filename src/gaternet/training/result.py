@@ -56,6 +56,7 @@ def measure(
         "macs_needed_per_image": round(found.gates.needed_macs) if found.gates else macs,
         "macs_uncounted": uncounted,
         "gates": asdict(found.gates) if found.gates else None,
+        "changes": list(run.config.changes),
     }
 
 

@@ -3,25 +3,35 @@
 RUN/config.json        what decides what the run computes
 RUN/metrics.jsonl      one line an epoch
 RUN/tensorboard/       the same, for TensorBoard
-RUN/checkpoints/       epoch-0007/ …: model, training state, SHA-256 manifest
+RUN/checkpoints/       epoch-0007/ …: model, training state, SHA-256 manifest; within the epoch
+                       behind it epoch-0007-step-000120/
 RUN/result.json        test error and costs, when the run has ended
+RUN/.lock              which process writes to it, while one does
 """
 
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gaternet import checkpoint
+from gaternet.disk import append_line, clear_leftovers, leftovers, remove_directory, write_file
 from gaternet.errors import UserError
 from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
+from gaternet.training.lock import LOCK
 
 KEPT_CHECKPOINTS = 2
+"""Of finished epochs; within an epoch there is one more."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes a run."""
+    return {"gaternet": version("gaternet"), "torch": torch.__version__}
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,9 @@ class RunConfig:
     classes: tuple[str, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
     """Where the initial weights of a gated network's parts come from."""
+    versions: Mapping[str, str] = field(default_factory=versions)
+    changes: tuple[Mapping[str, Any], ...] = ()
+    """What was changed when the run was gone on with, because the user allowed it."""
 
 
 class Run:
@@ -56,12 +69,7 @@ class Run:
         """Append one epoch's metrics; raise UserError where the disk does not take them."""
         if not self.writes:
             return
-        file = self.path / "metrics.jsonl"
-        try:
-            with file.open("a") as stream:
-                stream.write(json.dumps(metrics) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {file}: {error.strerror}") from error
+        append_line(self.path / "metrics.jsonl", json.dumps(metrics))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the metrics of every finished epoch."""
@@ -76,27 +84,67 @@ class Run:
             raise UserError(f"{file} is damaged; restore it, or remove the run") from None
 
     def save_checkpoint(
-        self, epoch: int, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]
+        self,
+        epoch: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        values: Mapping[str, Any],
+        *,
+        step: int = 0,
     ) -> None:
-        """Write the checkpoint of a finished epoch and drop those that are no longer needed."""
+        """Write a checkpoint and drop those that are no longer needed.
+
+        epoch, step: how many epochs are finished, and steps of the next one
+        """
+        path = self.checkpoints / checkpoint.name_of(epoch, step)
+        if not self.writes or path.exists():  # a run that was stopped again before its first step
+            return
+        checkpoint.write(path, tensors, values)
+        found = checkpoint.finished(self.checkpoints)
+        within = [old for old in found if checkpoint.position(old)[1]]
+        whole = [old for old in found if old not in within]
+        for old in (*whole[:-KEPT_CHECKPOINTS], *within):
+            if old != path:
+                remove_directory(old)
+
+    def settle(self, *, strict: bool = False) -> None:
+        """Remove what a killed process left half-written, and the newest checkpoints if damaged.
+
+        Raises UserError where none is left; if `strict`, already where the newest is damaged.
+        """
         if not self.writes:
             return
-        checkpoint.write(self.checkpoints / f"epoch-{epoch:04d}", tensors, values)
-        for old in checkpoint.finished(self.checkpoints)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        for folder in (self.path, self.checkpoints):
+            clear_leftovers(folder)
+        found = checkpoint.finished(self.checkpoints)
+        if found:
+            sound = checkpoint.newest(self.checkpoints, strict=strict)
+            for damaged in found[found.index(sound) + 1 :]:
+                remove_directory(damaged)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(finished epochs, steps of the next one) of the newest checkpoint."""
+        found = checkpoint.finished(self.checkpoints)
+        return checkpoint.position(found[-1]) if found else (0, 0)
+
+    def change_config(self, config: RunConfig, changes: list[dict[str, Any]]) -> None:
+        """Take another configuration, and write down what was changed in it."""
+        self.config = replace(config, changes=(*self.config.changes, *changes))
+        if self.writes:
+            _write_config(self.path, self.config)
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics of epochs that were begun or finished after checkpoint `epoch`."""
         if not self.writes:
             return
         lines = [json.dumps(line) for line in self.metrics() if line["epoch"] <= epoch]
-        _write(self.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
+        write_file(self.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
         if not self.writes:
             return
-        _write(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+        write_file(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -112,7 +160,7 @@ class Run:
 
 def create_run(path: Path, config: RunConfig) -> Run:
     """Make a new run directory; raise UserError where there is something already."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or _holds_something(path)):
         if (path / "config.json").exists():
             raise UserError(
                 f"{path} holds a run already; choose another --out, or go on with its training by "
@@ -121,21 +169,32 @@ def create_run(path: Path, config: RunConfig) -> Run:
         kind = "is not empty" if path.is_dir() else "is a file"
         raise UserError(f"{path} {kind}; choose another --out")
     try:
-        (path / "checkpoints").mkdir(parents=True)
-        values = {
-            "gaternet": version("gaternet"),
-            "data": {
-                "name": config.data_name,
-                "fingerprint": config.data_fingerprint,
-                "classes": config.classes,
-            },
-            "recipe": recipe_to_dict(config.recipe),
-            "weights": dict(config.weights),
-        }
-        _write(path / "config.json", json.dumps(values, indent=2) + "\n")
+        path.mkdir(parents=True, exist_ok=True)
+        # First: a process killed here leaves an empty directory or a run.
+        _write_config(path, config)
+        (path / "checkpoints").mkdir()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     return Run(path, config)
+
+
+def _holds_something(path: Path) -> bool:
+    return any(child.name != LOCK for child in set(path.iterdir()) - set(leftovers(path)))
+
+
+def _write_config(path: Path, config: RunConfig) -> None:
+    values = {
+        **config.versions,
+        "data": {
+            "name": config.data_name,
+            "fingerprint": config.data_fingerprint,
+            "classes": config.classes,
+        },
+        "recipe": recipe_to_dict(config.recipe),
+        "weights": dict(config.weights),
+        "changes": list(config.changes),
+    }
+    write_file(path / "config.json", json.dumps(values, indent=2) + "\n")
 
 
 def open_run(path: Path, *, writes: bool = True) -> Run:
@@ -154,17 +213,10 @@ def open_run(path: Path, *, writes: bool = True) -> Run:
             str(data["fingerprint"]),
             tuple(data["classes"]),
             dict(values.get("weights", {})),
+            # A run of an earlier version does not say which torch computed it.
+            {name: str(values[name]) for name in versions() if name in values},
+            tuple(values.get("changes", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None
     return Run(path, config, writes=writes)
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace a file whole or not at all; raise UserError where the disk does not take it."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}") from error

@@ -68,6 +68,19 @@ class _Means:
             numbers["open_share"] = opened
         return numbers | {"images_per_second": self.count / seconds}
 
+    def of_each(self, processes: Processes) -> list[list[float]]:
+        """Return the sums and the count of every process, one row each."""
+        rows = self.sums.new_zeros(processes.count, 4)
+        rows[processes.rank] = torch.cat((self.sums, self.sums.new_tensor([self.count])))
+        return processes.total(rows).tolist()
+
+    @classmethod
+    def share_of(cls, rows: list[list[float]], plan: ComputePlan) -> "_Means":
+        """Return this process's own sums; where there were more processes, theirs are shared."""
+        mine = torch.tensor(rows, dtype=torch.float64)[plan.processes.rank :: plan.processes.count]
+        *_, count = sums = mine.sum(dim=0)
+        return cls(sums[:3].to(plan.device), int(count))
+
     def over(self, processes: Processes) -> "_Means":
         """Return the sums over all processes, whose parts of the epoch may differ in size."""
         counted = torch.cat((self.sums, self.sums.new_tensor([self.count])))
@@ -179,6 +192,11 @@ class Trainer:
             average = get_ema_multi_avg_fn(recipe.schedule.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.epoch = 0
+        self.steps = 0
+        """Taken within the epoch that has begun."""
+        self.began = time.monotonic()
+        """When it began; where the run was interrupted since, as if it had gone on at once."""
+        self._means = self._no_means()
         self.skipped: set[str] = set()
         """Names of the bad images that were left out so far, in any process."""
 
@@ -191,41 +209,59 @@ class Trainer:
         """The ragged last batch is dropped; its images come earlier in the next epoch's order."""
         return len(images) // self.recipe.schedule.batch_size
 
-    def train_epoch(self, images: Images, reporter: Reporter) -> dict[str, float]:
-        """Train on every full batch of one epoch; return means over it, of all processes."""
-        means = _Means(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
+    def train_epoch(
+        self, images: Images, reporter: Reporter, behind_step: Callable[[], None] | None = None
+    ) -> dict[str, float]:
+        """Train on what is left of an epoch's full batches; return means over the whole of it.
+
+        behind_step: called when a step is done, and `state` is that of a checkpoint
+        """
         steps = self.steps_per_epoch(images)
-        start = last_look = time.monotonic()
+        if not self.steps:
+            self.began = time.monotonic()
+        last_look = time.monotonic()
         gated = self.recipe.gating is not None
         self.model.train()
-        for step, batch in enumerate(self.batches(images)):
-            self.set_stage((self.epoch + step / steps) / self.recipe.epochs)
-            means.add(*self.step(*batch), count=len(batch[1]))
-            if (step + 1) % READ_EVERY == 0 or step + 1 == steps:
-                self.stop_if_diverged(images, step)
+        for batch in self.batches(images, first=self.steps):
+            self.set_stage((self.epoch + self.steps / steps) / self.recipe.epochs)
+            self._means.add(*self.step(*batch), count=len(batch[1]))
+            self.steps += 1
+            if self.steps % READ_EVERY == 0 or self.steps == steps:
+                self.stop_if_diverged(images)
+            if behind_step:
+                behind_step()
             now = time.monotonic()
-            if now - last_look > LOOK_EVERY_SECONDS and step + 1 < steps:
+            if now - last_look > LOOK_EVERY_SECONDS and self.steps < steps:
                 last_look = now
                 # This process's own part: processes do not look at the same moments.
-                numbers = means.read(gated, now - start)
+                numbers = self._means.read(gated, now - self.began)
                 numbers["images_per_second"] *= self.plan.processes.count
-                reporter.step(self.epoch + 1, self.epoch * steps + step + 1, numbers)
-        means = means.over(self.plan.processes)
-        numbers = means.read(gated, time.monotonic() - start)
+                reporter.step(self.epoch + 1, self.epoch * steps + self.steps, numbers)
+        means = self._means.over(self.plan.processes)
+        numbers = means.read(gated, time.monotonic() - self.began)
         self.epoch += 1
-        self.skipped |= self.plan.processes.union(set(images.skipped))
+        self.steps, self._means = 0, self._no_means()
+        self.note_skipped(images)
         self.plan.processes.take_from_first(self.model.buffers())
         if self.average:
             self.plan.processes.take_from_first(self.average.buffers())
         reporter.step(self.epoch, self.epoch * steps, numbers)
         return numbers
 
+    def note_skipped(self, images: Images) -> None:
+        """Remember the bad images that any process has left out."""
+        self.skipped |= self.plan.processes.union(set(images.skipped))
+
+    def _no_means(self) -> _Means:
+        return _Means(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
+
     def batches(
-        self, images: Images, augmentation: Augmentation | None = None
+        self, images: Images, augmentation: Augmentation | None = None, first: int = 0
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's part of every batch: augmented images, labels, keys.
+        """Yield this process's part of the batches: augmented images, labels, keys.
 
         augmentation: another one than the recipe's
+        first: the batch to begin with
         """
         recipe = self.recipe
         order = Order(
@@ -235,7 +271,7 @@ class Trainer:
             augmentation or recipe.augmentation,
             recipe.data,
         )
-        for index, pixels, labels in training_batches(images, order, self.plan.loading):
+        for index, pixels, labels in training_batches(images, order, self.plan.loading, first):
             yield pixels, labels, sample_keys(recipe.seed, Purpose.NETWORK, self.epoch, index)
 
     def set_stage(self, progress: float) -> None:
@@ -266,18 +302,18 @@ class Trainer:
         loss, wrong, opened = torch.stack(sums).sum(dim=0)
         return loss, wrong, opened
 
-    def stop_if_diverged(self, images: Images, step: int) -> None:
-        """Raise UserError where one of the epoch's steps, up to `step`, was held back.
+    def stop_if_diverged(self, images: Images) -> None:
+        """Raise UserError where one of the epoch's steps was held back, naming where it went wrong.
 
-        It is computed again, since the weights are still those before it, to name where it went
-        wrong. Every process must come here at the same step.
+        It is computed again: the weights are still those before it. Every process must come here
+        behind the same step.
         """
         held = self.sentinel.held_steps()
         if not held:
             return
-        bad = step + 1 - held
+        bad = self.steps - held
         self.set_stage((self.epoch + bad / self.steps_per_epoch(images)) / self.recipe.epochs)
-        batch = next(islice(self.batches(images), bad, None))
+        batch = next(self.batches(images, first=bad))
         parts = zip(*(x.chunk(self.recipe.schedule.accumulate) for x in batch), strict=True)
         eager = replace(self.plan, compile=False)
         objective = make_objective(self.model, self.recipe, eager, self.budget)
@@ -367,15 +403,19 @@ class Trainer:
         if self.average:
             tensors["trained"] = self.model.state_dict()
         divergence.check_finite(tensors)
-        updates = int(self.average.n_averaged) if self.average else 0
-        return tensors, {
-            checkpoint.MODEL: asdict(checkpoint.describe(self.model)),
-            "progress": {
-                "epoch": self.epoch,
-                "averaged_updates": updates,
-                "skipped": sorted(self.skipped),
-            },
+        progress: dict[str, Any] = {
+            "epoch": self.epoch,
+            "averaged_updates": int(self.average.n_averaged) if self.average else 0,
+            "skipped": sorted(self.skipped),
         }
+        if self.steps:
+            progress["within"] = {
+                "images": self.steps * self.recipe.schedule.batch_size,
+                "sums": self._means.of_each(self.plan.processes),
+                "seconds": time.monotonic() - self.began,
+            }
+        model = asdict(checkpoint.describe(self.model))
+        return tensors, {checkpoint.MODEL: model, "progress": progress}
 
     def restore(self, run: Run) -> None:
         """Go on from the newest checkpoint of `run`, from the start where it has none."""
@@ -394,6 +434,11 @@ class Trainer:
         self._restore_optimizer(checkpoint.read_tensors(path, OPTIMIZER))
         self.epoch = progress["epoch"]
         self.skipped = set(progress["skipped"])
+        if "within" in progress:
+            within = progress["within"]
+            self.steps = within["images"] // self.recipe.schedule.batch_size
+            self.began = time.monotonic() - within["seconds"]
+            self._means = _Means.share_of(within["sums"], self.plan)
         run.rewind(self.epoch)
 
     def _restore_optimizer(self, slots: Mapping[str, Tensor]) -> None:
