@@ -11,8 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from gaternet.errors import UserError
+
+_GLOO = ("gloo", "pair closure", "connection closed by peer", "connection reset by peer")
 
 Value = TypeVar("Value")
 
@@ -103,9 +106,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if on_gpu:
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo", timeout=TIMEOUT, device_id=device if on_gpu else None
-        )
+        _join("nccl" if on_gpu else "gloo", device if on_gpu else None)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot be joined: {error}") from None
     try:
@@ -115,15 +116,26 @@ def joined(device: torch.device) -> Iterator[Processes]:
     except RuntimeError as error:
         if not _tells_of_a_lost_process(error):
             raise
-        minutes = TIMEOUT.total_seconds() / 60
-        silent = f"has not answered for {minutes:.2g} minutes"
-        what = silent if "timed out" in str(error).lower() else "has ended; its message says why"
         raise UserError(
-            f"another process of this run {what}. Training goes on from the last checkpoint with "
-            "--resume, or by itself under torchrun --max-restarts"
+            "another process of this run has ended (its message says why) or has not answered for "
+            f"{TIMEOUT.total_seconds():.0f} seconds; training goes on from the last checkpoint "
+            "with --resume, or by itself under torchrun --max-restarts"
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, device: torch.device | None) -> None:
+    store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+    # torchrun's store outlives a restart: what lost processes have left there must not be read.
+    attempt = dist.PrefixStore(f"attempt {_restarts()}", store)
+    dist.init_process_group(
+        backend, store=attempt, rank=rank, world_size=count, timeout=TIMEOUT, device_id=device
+    )
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def begun_before(out: Path, processes: Processes) -> bool:
@@ -132,11 +144,12 @@ def begun_before(out: Path, processes: Processes) -> bool:
     They go on with it then. Whoever began it, its settings and images are compared, and going on
     ends where training it anew would.
     """
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    again = _restarts() > 0
     # As the first one sees it: in another's eyes it may begin meanwhile.
     return processes.gathered(again and (out / "config.json").exists())[0]
 
 
 def _tells_of_a_lost_process(error: RuntimeError) -> bool:
-    """Whether it comes from NCCL or Gloo; Gloo's errors have no type of their own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    """Whether it comes from NCCL or Gloo; Gloo's errors are told by their texts alone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(part in text for part in _GLOO)
