@@ -376,7 +376,8 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
 
     from gaternet.training.compute import choose_device
     from gaternet.training.phases import Options, train
-    from gaternet.training.processes import joined
+    from gaternet.training.processes import begun_before, joined
+    from gaternet.training.run import open_run
 
     command = shlex.join(["gaternet", "train", name, *lasting(words)])
     with (
@@ -391,7 +392,11 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
             interruption=interruption,
             resumption=resuming,
         )
-        train(recipe, sources(arguments), arguments.out, options, resume=arguments.resume)
+        again = begun_before(arguments.out, processes)
+        if again and open_run(arguments.out).result:
+            return  # a process was lost when all had been written
+        resume = arguments.resume or again
+        train(recipe, sources(arguments), arguments.out, options, resume=resume)
 
 
 @contextmanager

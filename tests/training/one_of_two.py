@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from gaternet import Gater, GaterNet
 from gaternet.backbones.resnet_cifar import CifarResNet
+from gaternet.data.batches import evaluation_batches
 from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe
 from gaternet.training.evaluation import evaluate
@@ -67,6 +68,10 @@ def main(out: Path) -> None:
             found[f"evaluation.{name}"] = torch.tensor(
                 getattr(measured.gates, name), dtype=torch.float64
             )
+        seen = evaluation_batches(images, ONE_EPOCH.data, 10, trainer.plan.loading)
+        found["evaluated"] = torch.cat([index for index, *_ in seen])
+        few = evaluate(trainer.model, few_digits(1), ONE_EPOCH.data, trainer.plan)
+        found["few.images"], found["few.loss"] = torch.tensor(few.images), torch.tensor(few.loss)
         save_file(
             {name: tensor.contiguous().clone() for name, tensor in found.items()},
             out / f"rank-{processes.rank}.safetensors",

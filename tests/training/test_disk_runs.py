@@ -1,5 +1,8 @@
 """Whole runs on images that stay on disk: a small folder, two worker processes, bad images."""
 
+import os
+import signal
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,14 @@ from PIL import Image
 
 from gaternet.data.image_files import ImageFiles
 from gaternet.data.image_set import split_validation
+from gaternet.data.loading import Decoder, Part
+from gaternet.data.readers import Row
 from gaternet.data.settings import Augmentation, DataConfig
 from gaternet.data.sources import load
 from gaternet.errors import UserError
 from gaternet.training.config import Compute, Recipe, Sources
 from gaternet.training.phases import VALIDATION_SEED, train
-from small_runs import PLAIN, on_cpu, quiet, shown, with_batches
+from small_runs import PLAIN, on_cpu, quiet, shown, tree, with_batches
 
 DATA = DataConfig(
     name="pictures",
@@ -60,6 +65,26 @@ def test_run_from_disk_does_not_depend_on_its_workers(folder: Path, tmp_path: Pa
         assert run.result is not None
         assert "skipped_images" not in run.metrics()[0]
     assert runs[0] == runs[1]
+
+
+def test_run_whose_worker_was_killed_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(epochs=3, compute=replace(recipe().compute, workers=2))
+    whole = train(wanted, Sources(str(folder)), tmp_path / "whole", on_cpu())
+    decode = Decoder.decode
+
+    def decode_or_die(self: Decoder, places: list[int], rows: Iterable[Row]) -> Part:
+        if self.order and self.order.epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(self, places, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "decode", decode_or_die)
+        with pytest.raises(UserError, match=r"decodes images has died .*goes on with --resume"):
+            train(wanted, Sources(str(folder)), tmp_path / "broken", on_cpu())
+    resumed = train(wanted, Sources(str(folder)), tmp_path / "broken", on_cpu(), resume=True)
+    assert tree(resumed.checkpoints / "epoch-0003") == tree(whole.checkpoints / "epoch-0003")
 
 
 def test_bad_training_image_stops_the_run_or_is_left_out(folder: Path, tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_every_image_is_evaluated_once(ranks: list[dict[str, Tensor]]) -> None:
         found = ranks[0][f"evaluation.{name}"].item()
         assert found == pytest.approx(getattr(alone.gates, name), rel=1e-5), name
     assert ranks[0]["evaluation.images"].item() == 83
+    assert torch.cat([rank["evaluated"] for rank in ranks]).tolist() == list(range(83))
+
+
+def test_fewer_images_than_processes_are_evaluated_once(ranks: list[dict[str, Tensor]]) -> None:
+    trainer = trainer_of(ONE_EPOCH, ALONE)
+    prefix = "model."
+    weights = {n.removeprefix(prefix): t for n, t in ranks[0].items() if n.startswith(prefix)}
+    trainer.model.load_state_dict(weights)
+    alone = evaluate(trainer.model, few_digits(1), ONE_EPOCH.data, trainer.plan)
+    for rank in ranks:
+        assert rank["few.images"].item() == 1
+        assert rank["few.loss"].item() == pytest.approx(alone.loss, rel=1e-5)
 
 
 def test_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:

@@ -278,7 +278,9 @@ def test_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(
     run = new_run(tmp_path / "run", recipe, images)
     trainer = Trainer(build_model(recipe), recipe, cpu_plan(recipe))
     probe = Probe(few_digits(20), "training sample")
-    with pytest.raises(UserError, match=r"the loss became nan in epoch 2;.*optimizer\.lr"):
+    with pytest.raises(
+        UserError, match=r"the loss became nan in epoch 2, step 1, first in .*weight.*optimizer\.lr"
+    ):
         fit(trainer, images, probe, run, Poison(trainer, float("nan")))
     assert [path.name for path in run.checkpoints.iterdir()] == ["epoch-0001"]
     assert [line["epoch"] for line in run.metrics()] == [1]

@@ -1,8 +1,13 @@
 """Images from disk to the device: worker processes decode and crop, batch by batch."""
 
+import ctypes
 import signal
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +25,10 @@ from gaternet.errors import UserError
 from gaternet.randomness import Purpose, sample_keys
 
 WORKER_TIMEOUT = 300
-"""Seconds that a batch may take before its worker counts as dead."""
+"""Seconds that a batch may take before its worker counts as hanging."""
+
+LOOK_EVERY = 1
+"""Seconds of waiting for a batch after which it is looked whether all workers live."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,23 @@ def load_parts(
     Workers are a few batches ahead, and end with the iterator. Raises UserError with what a worker
     found wrong, or where one has died or hangs.
     """
-    with warnings.catch_warnings():
+    found = _start(parts, loading, batches)
+    try:
+        while (part := _next(found, WORKER_TIMEOUT)) is not None:
+            if part.fault:
+                raise UserError(part.fault)
+            yield part
+    finally:
+        # The last reference: the workers are told to end, and ended where they do not listen.
+        del found
+
+
+def _start(
+    parts: FileParts | IterableDataset[Part],
+    loading: Loading,
+    batches: Iterable[list[int]] | None,
+) -> Iterator[Part]:
+    with warnings.catch_warnings(), _told_of_no_child():
         # How many workers there are is the user's choice, and that they are forked is torch's.
         warnings.filterwarnings("ignore", "This DataLoader will create")
         warnings.filterwarnings("ignore", "This process .* is multi-threaded")
@@ -147,30 +171,57 @@ def load_parts(
             sampler=batches,
             num_workers=loading.workers,
             pin_memory=loading.device.type == "cuda",
-            timeout=WORKER_TIMEOUT if loading.workers else 0,
-            worker_init_fn=_ignore_interrupts,
+            timeout=LOOK_EVERY if loading.workers else 0,
+            worker_init_fn=_prepare_worker,
             # The loader draws from its generator: not from that which everybody shares.
             generator=torch.Generator(),
         )
-        found = iter(loader)
-    while (part := _next(found)) is not None:
-        if part.fault:
-            raise UserError(part.fault)
-        yield part
+        return iter(loader)
 
 
-def _next(parts: Iterator[Part]) -> Part | None:
+def _next(parts: Iterator[Part], timeout: float) -> Part | None:
+    """Return the next part, None at the end; of a worker that has died or hangs, the fault.
+
+    The fault is returned, since an error would keep the iterator, and so the workers, alive.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return next(parts, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader "):
+                raise
+            dead = None if "timed out" in str(error) else first_line(error)
+        if dead or time.monotonic() > deadline:
+            what = f"has died ({dead})" if dead else f"hangs: no batch for {timeout:g} seconds"
+            return Part(
+                [], torch.empty(0), [], [], f"a process that decodes images {what}. {_HINT}"
+            )
+
+
+_HINT = (
+    "It may have run out of memory, or of shared memory (/dev/shm): give fewer --compute.workers; "
+    "or its disk does not answer. A training run goes on with --resume"
+)
+
+
+@contextmanager
+def _told_of_no_child() -> Iterator[None]:
+    """Keep torch from raising errors wherever this process is when a worker dies: within a step,
+    or a destructor. Whoever waits for a batch looks for itself."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield  # torch does nothing there
+        return
+    before = signal.getsignal(signal.SIGCHLD)
     try:
-        return next(parts, None)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader "):
-            raise
-        raise UserError(
-            f"a process that decodes images has died or hangs ({first_line(error)}): it may have "
-            "run out of memory, or of shared memory (/dev/shm); give fewer --compute.workers"
-        ) from None
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Leave Ctrl-C to the process that started the workers: it ends them."""
+def _prepare_worker(_: int) -> None:
+    """Leave Ctrl-C to the process that started this one, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -8,6 +8,7 @@ from gaternet.binarizers import GateForm
 from gaternet.data.batches import Images
 from gaternet.errors import Interrupted, UserError
 from gaternet.model import GatedModel
+from gaternet.training.collapse import WARNING, collapse_warning
 from gaternet.training.evaluation import evaluate
 from gaternet.training.interruption import Watch
 from gaternet.training.progress import Reporter
@@ -50,8 +51,9 @@ def fit(
 
     watch: when to save within an epoch, and when to stop
 
-    Raises UserError when the loss is no longer finite; the last good checkpoint stays. Raises
-    Interrupted, when everything is saved, where the process was told to end.
+    Raises UserError where loss or gradients are no longer finite, with the layer where that began;
+    the last good checkpoint stays. Raises Interrupted, when everything is saved, where the process
+    was told to end.
     """
     watch = watch or Watch()
     board = Board(run) if run.writes else None
@@ -59,6 +61,8 @@ def fit(
         while trainer.epoch < trainer.recipe.epochs:
             numbers = _train_epoch(trainer, images, run, reporter, watch)
             metrics = _close_epoch(trainer, images, probe, numbers)
+            if warning := _collapse(trainer, images, metrics, run):
+                metrics[WARNING] = warning
             # In this order: resuming forgets metrics without a checkpoint, never the reverse.
             run.log(metrics)
             run.save_checkpoint(trainer.epoch, *trainer.state())
@@ -76,7 +80,7 @@ def _train_epoch(
     """Train one epoch, saving and stopping on the way as `watch` has it."""
 
     def save() -> None:
-        trainer.check_sound()
+        trainer.stop_if_diverged(images)
         trainer.note_skipped(images)
         run.save_checkpoint(trainer.epoch, *trainer.state(), step=trainer.steps)
         watch.saved()
@@ -121,3 +125,11 @@ def _close_epoch(
     metrics["seconds"] = time.monotonic() - trainer.began
     check_finite(shown[shown["form"]]["loss"], trainer.epoch)
     return metrics
+
+
+def _collapse(trainer: Trainer, images: Images, metrics: dict[str, Any], run: Run) -> str | None:
+    """Return what to warn of behind the epoch of `metrics`; the process that writes has it."""
+    if not run.writes:
+        return None
+    epochs = [*run.metrics(), metrics]
+    return collapse_warning(trainer.recipe, trainer.steps_per_epoch(images), epochs)

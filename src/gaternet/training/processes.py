@@ -5,12 +5,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from gaternet.errors import UserError
+
+_GLOO = ("gloo", "pair closure", "connection closed by peer", "connection reset by peer")
+
+Value = TypeVar("Value")
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others within a step: longer than for its own data, so that
+whoever has the fault says it."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +65,21 @@ class Processes:
 
     def union(self, names: set[str]) -> set[str]:
         """Return the names of all processes together."""
+        return set().union(*self.gathered(names))
+
+    def gathered(self, value: Value) -> list[Value]:
+        """Return every process's `value`, in each of them, by rank."""
         if self.count == 1:
-            return set(names)
-        found: list[set[str]] = [set()] * self.count
-        dist.all_gather_object(found, names, group=self.patient)
-        return set().union(*found)
+            return [value]
+        found = [value] * self.count
+        dist.all_gather_object(found, value, group=self.patient)
+        return found
 
     def wait(self) -> None:
-        """Go on when every process has come here.
-
-        Raises UserError where another one has ended meanwhile.
-        """
+        """Go on when every process has come here."""
         if self.count == 1:
             return
-        try:
-            dist.barrier(self.patient)
-        except RuntimeError:  # of which kind depends on how the connection was lost
-            raise UserError("another process of this run has ended; its message says why") from None
+        dist.barrier(self.patient)
 
 
 ALONE = Processes()
@@ -87,7 +96,8 @@ def local_device(name: str) -> str:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that torchrun started: over NCCL on GPUs, over Gloo on CPUs.
 
-    Raises UserError where they do not find each other.
+    Raises UserError where they do not find each other, and where one of them is lost later: it has
+    ended, or has not answered for `TIMEOUT`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
@@ -96,12 +106,50 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if on_gpu:
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+        _join("nccl" if on_gpu else "gloo", device if on_gpu else None)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot be joined: {error}") from None
     try:
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         assert isinstance(patient, dist.ProcessGroup)  # every process is in it
         yield Processes(dist.get_rank(), dist.get_world_size(), patient)
+    except RuntimeError as error:
+        if not _tells_of_a_lost_process(error):
+            raise
+        raise UserError(
+            "another process of this run has ended (its message says why) or has not answered for "
+            f"{TIMEOUT.total_seconds():.0f} seconds; training goes on from the last checkpoint "
+            "with --resume, or by itself under torchrun --max-restarts"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, device: torch.device | None) -> None:
+    store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
+    # torchrun's store outlives a restart: what lost processes have left there must not be read.
+    attempt = dist.PrefixStore(f"attempt {_restarts()}", store)
+    dist.init_process_group(
+        backend, store=attempt, rank=rank, world_size=count, timeout=TIMEOUT, device_id=device
+    )
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def begun_before(out: Path, processes: Processes) -> bool:
+    """Whether torchrun has started these processes again after they had begun a run in `out`.
+
+    They go on with it then. Whoever began it, its settings and images are compared, and going on
+    ends where training it anew would.
+    """
+    again = _restarts() > 0
+    # As the first one sees it: in another's eyes it may begin meanwhile.
+    return processes.gathered(again and (out / "config.json").exists())[0]
+
+
+def _tells_of_a_lost_process(error: RuntimeError) -> bool:
+    """Whether it comes from NCCL or Gloo; Gloo's errors are told by their texts alone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(part in text for part in _GLOO)

@@ -9,6 +9,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from gaternet.training.collapse import WARNING
+
 
 class Reporter(Protocol):
     """Takes the numbers of a running phase."""
@@ -76,6 +78,8 @@ class BarReporter:
 
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         self._progress.console.print(describe_epoch(metrics, self._epochs))
+        if WARNING in metrics:
+            self._progress.console.print(metrics[WARNING])
 
 
 class LineReporter:
@@ -101,6 +105,8 @@ class LineReporter:
     def epoch(self, metrics: Mapping[str, Any]) -> None:
         self._last = time.monotonic()
         self._print(describe_epoch(metrics, self._epochs))
+        if WARNING in metrics:
+            self._print(metrics[WARNING])
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -26,9 +26,11 @@ from gaternet.errors import UserError
 from gaternet.losses import gated_cross_entropy
 from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, sample_keys
+from gaternet.training import divergence
 from gaternet.training.budget import Budget, make_budget, set_budget, threshold_for
 from gaternet.training.compute import ComputePlan, keep_freed_memory
 from gaternet.training.config import Optimizer, Recipe
+from gaternet.training.divergence import READ_EVERY, Sentinel, backward, describe, find_origin
 from gaternet.training.processes import Processes
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
@@ -60,9 +62,8 @@ class _Means:
         self.sums += torch.stack((loss.detach() * count, wrong, opened))
         self.count += count
 
-    def read(self, gated: bool, seconds: float, epoch: int) -> dict[str, float]:
+    def read(self, gated: bool, seconds: float) -> dict[str, float]:
         loss, wrong, opened = (self.sums / self.count).tolist()
-        check_finite(loss, epoch)
         numbers = {"loss": loss, "error_percent": 100 * wrong}
         if gated:
             numbers["open_share"] = opened
@@ -181,6 +182,7 @@ class Trainer:
             keep_freed_memory()
         self.model = model.to(plan.device).to(memory_format=plan.memory_format)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
+        self.sentinel = Sentinel(self.optimizer, plan.device)
         self.network = distributed(self.model, plan)
         self.budget = make_budget(self.model, recipe)
         if self.budget:
@@ -225,17 +227,19 @@ class Trainer:
             self.set_stage((self.epoch + self.steps / steps) / self.recipe.epochs)
             self._means.add(*self.step(*batch), count=len(batch[1]))
             self.steps += 1
+            if self.steps % READ_EVERY == 0 or self.steps == steps:
+                self.stop_if_diverged(images)
             if behind_step:
                 behind_step()
             now = time.monotonic()
             if now - last_look > LOOK_EVERY_SECONDS and self.steps < steps:
                 last_look = now
                 # This process's own part: processes do not look at the same moments.
-                numbers = self._means.read(gated, now - self.began, self.epoch + 1)
+                numbers = self._means.read(gated, now - self.began)
                 numbers["images_per_second"] *= self.plan.processes.count
                 reporter.step(self.epoch + 1, self.epoch * steps + self.steps, numbers)
         means = self._means.over(self.plan.processes)
-        numbers = means.read(gated, time.monotonic() - self.began, self.epoch + 1)
+        numbers = means.read(gated, time.monotonic() - self.began)
         self.epoch += 1
         self.steps, self._means = 0, self._no_means()
         self.note_skipped(images)
@@ -244,12 +248,6 @@ class Trainer:
             self.plan.processes.take_from_first(self.average.buffers())
         reporter.step(self.epoch, self.epoch * steps, numbers)
         return numbers
-
-    def check_sound(self) -> None:
-        """Raise UserError, in all processes alike, where a loss or a weight is not finite."""
-        means = self._means.over(self.plan.processes)
-        finite = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
-        check_finite(float(means.sums[0]) if finite else math.nan, self.epoch + 1)
 
     def note_skipped(self, images: Images) -> None:
         """Remember the bad images that any process has left out."""
@@ -309,14 +307,32 @@ class Trainer:
             share = len(part[1]) / len(labels)
             with self._without_averaging() if number < len(parts[0]) else nullcontext():
                 loss, wrong, opened = self.objective(*part)
-                (loss * share).backward()
+                backward(loss, share)
             sums.append(torch.stack((loss.detach() * share, wrong, opened)))
-        self.optimizer.step()
+        self.sentinel.step()
         self.optimizer.zero_grad()
         if self.average:
             self.average.update_parameters(self.model)
         loss, wrong, opened = torch.stack(sums).sum(dim=0)
         return loss, wrong, opened
+
+    def stop_if_diverged(self, images: Images) -> None:
+        """Raise UserError where one of the epoch's steps was held back, naming where it went wrong.
+
+        It is computed again: the weights are still those before it. Every process must come here
+        behind the same step.
+        """
+        held = self.sentinel.held_steps()
+        if not held:
+            return
+        bad = self.steps - held
+        self.set_stage((self.epoch + bad / self.steps_per_epoch(images)) / self.recipe.epochs)
+        batch = next(self.batches(images, first=bad))
+        parts = zip(*(x.chunk(self.recipe.schedule.accumulate) for x in batch), strict=True)
+        eager = replace(self.plan, compile=False)
+        objective = make_objective(self.model, self.recipe, eager, self.budget)
+        origin = find_origin(self.model, lambda: (objective(*part)[0] for part in parts))
+        raise UserError(describe(self.plan.processes.gathered(origin), self.epoch + 1, bad + 1))
 
     def _without_averaging(self) -> AbstractContextManager[None]:
         if isinstance(self.network, DistributedDataParallel):
@@ -385,7 +401,10 @@ class Trainer:
         update_bn(pairs, _Called(network, call))
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
-        """Return tensors and values that `restore` goes on from."""
+        """Return tensors and values that `restore` goes on from.
+
+        Raises UserError where a value is not finite: nothing goes on from there.
+        """
         tensors: dict[str, Mapping[str, Tensor]] = {
             checkpoint.MODEL: self.evaluated.state_dict(),
             OPTIMIZER: {
@@ -397,6 +416,7 @@ class Trainer:
         }
         if self.average:
             tensors["trained"] = self.model.state_dict()
+        divergence.check_finite(tensors)
         progress: dict[str, Any] = {
             "epoch": self.epoch,
             "averaged_updates": int(self.average.n_averaged) if self.average else 0,
