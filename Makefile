@@ -5,7 +5,11 @@ BIN := .venv/bin
 CORE := graph tracing macs channels branches structure gate_points gater binarizers model losses
 COVER := $(CORE:%=--cov=gaternet.%) --cov-report=term --cov-fail-under=90
 
-.PHONY: demo test test-all check clean
+# Kills, full disks, lost processes, image bombs: what takes more than a few seconds of docs/reliability.md.
+FAULTS := $(addprefix tests/training/test_,crashes.py interruption.py full_disk.py rank_faults.py) \
+	$(addprefix tests/data/test_,workers.py image_bombs.py)
+
+.PHONY: demo test test-faults test-all check clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -13,6 +17,9 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(COVER)
+
+test-faults: .venv/installed-dev
+	$(BIN)/python -m pytest -m "slow and not gpu" $(FAULTS)
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest

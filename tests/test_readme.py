@@ -100,3 +100,17 @@ def test_the_curve_is_the_measured_one() -> None:
         assert cells[3] == f"{row['error_percent']:.2f} %"
         assert cells[4] == f"{row['macs'] / 1e6:.1f} M"
         assert cells[5] == f"{row['median_ms']:.2f} ms"
+
+
+def test_the_tests_behind_each_fault_are_there() -> None:
+    page = (README.parent / "docs" / "reliability.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 16
+    for row in rows:
+        file = None
+        for path, name in re.findall(r"\(\.\./(tests/[^)]+)\)|`(test_\w+)`", row):
+            file = README.parent / path if path else file
+            if name:
+                assert file is not None
+                assert f"def {name}(" in file.read_text(), name
+        assert file is not None, row
