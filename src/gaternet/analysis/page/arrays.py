@@ -63,9 +63,7 @@ def _order(page: Page) -> NDArray[np.int64]:
     return np.lexsort((down, band))
 
 
-def _gate_rows(
-    page: Page, shown: NDArray[np.int64], order: NDArray[np.int64]
-) -> NDArray[np.uint8]:
+def _gate_rows(page: Page, shown: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Return the bits of each shown gate, (D, ⌈N / 8⌉), images in order."""
     ordered = page.bits[order]
     rows = np.zeros((len(shown), -(-len(order) // 8)), dtype=np.uint8)

@@ -40,13 +40,11 @@ function layerAxis(gates, room) {
   const step = Math.max(1, Math.ceil(layers.length / room));
   const ticks = layers.map((_, index) => index).filter((index) => index % step === 0);
   return {
-    tickvals: ticks, range: [-0.6, layers.length - 0.4], showgrid: false, tickfont: { size: 11 },
-    ticktext: ticks.map((index) => plain(shortEnd(layers[index].name, 20))),
+    tickvals: ticks, range: [-0.6, layers.length - 0.4], showgrid: false, tickfont: { size: 10 },
+    ticktext: ticks.map((index) => plain(shortEnd(layers[index].name, 18))),
     tickangle: layers.length > 4 ? -40 : 0,
   };
 }
-
-const shortEnd = (text, most) => (text.length > most ? `…${text.slice(1 - most)}` : text);
 
 const className = (gates, most = 30) => plain(short(gates.classes[state.chosen], most));
 
@@ -56,7 +54,7 @@ function kinds(gates) {
   const traces = KINDS.map(([name, colour, shape, count]) => ({
     type: "bar", name, x: layers.map((_, index) => index),
     y: layers.map((layer) => (share ? (100 * count(layer)) / layer.gates : count(layer))),
-    marker: { color: colour, pattern: { shape, fgcolor: "#fff", size: 6, solidity: 0.25 } },
+    marker: { color: colour, pattern: { shape, bgcolor: colour, fgcolor: "#fff", size: 6, solidity: 0.25 } },
     hoverinfo: "text", textposition: "none",
     text: layers.map((layer) =>
       `${plain(layer.name)}<br>${count(layer)} of ${layer.gates} ${name} (${percent(count(layer) / layer.gates)})`),
@@ -136,9 +134,8 @@ function rates(gates) {
   const often = `${number(active)} of ${number(gates.width)} open for 1–99 % of the images`;
   plot("fig-rates", `Histogram: ${often}`, traces, layout("open for … % of the images", "gates", {
     bargap: 0.04, xaxis: { range: [0, 100] }, showlegend: true,
-    annotations: [{ text: often, xref: "paper", yref: "paper", x: 1, y: 1, xanchor: "right", yanchor: "bottom",
-      showarrow: false, font: { size: 12, color: ALL } }],
   }));
+  $("rates-about").textContent = `: ${often}`;
 }
 
 function moments(values) {
@@ -183,9 +180,8 @@ function openGates(gates) {
   const told = `${number(low)} least, ${number(mean, 1)} mean, ${number(high)} most of ${number(gates.gates)}`;
   plot("fig-open", `Histogram of open gates: ${told}`, traces, layout("open gates", "images", {
     bargap: 0.04, showlegend: true,
-    annotations: [{ text: told, xref: "paper", yref: "paper", x: 1, y: 1, xanchor: "right", yanchor: "bottom",
-      showarrow: false, font: { size: 12, color: ALL } }],
   }));
+  $("open-about").textContent = `: ${told}`;
 }
 
 function information(gates) {

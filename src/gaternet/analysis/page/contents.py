@@ -81,7 +81,7 @@ class Page:
             raise ValueError(f"there are {len(self.names)} names for {count} images")
         for name in ("predictions", "labels"):
             array = getattr(self, name)
-            if array is not None and not (0 <= array.min() and array.max() < classes):
+            if array is not None and (array.min() < 0 or array.max() >= classes):
                 raise ValueError(f"{name} has numbers that are none of the {classes} classes")
 
     @property

@@ -56,7 +56,7 @@ function words(gates, image) {
   const taken = short(classes[predictions[image]], 60) + sure;
   const name = element("p", { className: "name", title: gates.nameOf(image) }, gates.nameOf(image));
   const open = element("p", { className: "caption" },
-    `${number(gates.openCounts[image])} of ${number(gates.gates)} gates open`);
+    `${number(gates.openCounts[image])} of ${number(gates.gates)} open`);
   if (!labels) return [name, element("p", {}, element("b", {}, taken)), open];
   const verdict = gates.isWrong(image)
     ? element("p", {}, element("span", { className: "wrong-word" }, "✗ taken for "), taken)
@@ -173,6 +173,7 @@ function showPairAbout(gates) {
     told.push(`${"AB"[slot]} is Δ ${away} gates from the mean of ${short(gates.classes[gates.classOf(image)])} (usually ${number(usual(rates), 1)}).`);
   });
   $("pair-about").textContent = told.join(" ");
+  $("strips").setAttribute("aria-label", told.join(" ") || "Gates layer by layer");
   $("key-mean").hidden = !state.pair.some((image) => image !== null && gates.classRates(gates.classOf(image)));
 }
 
@@ -212,14 +213,11 @@ function showChoice(gates) {
   for (let image = 0; image < gates.count; image++) left += isLeft(gates, image);
   const place = gates.embedding ? "Images that open like gates lie near each other" : "Images in order of their class";
   const about = state.gate !== null
-    ? `Filled, blue: opens ${gates.gateName(state.gate)}; hollow, red: closes it.`
+    ? `Filled: opens ${gates.gateName(state.gate)}; hollow: closes it.`
     : `${gates.labels ? place : "Choose two images to compare"}.`;
-  const count = left < gates.count ? ` ${number(left)} of ${number(gates.count)} images chosen.` : "";
-  $("map-about").textContent = about + count;
-  $("map").setAttribute("aria-label", `${about}${count}`);
-  for (const [slot, id] of [[0, "map"], [1, "strips"]].filter(([, name]) => name === "strips")) {
-    $(id).setAttribute("aria-label", `Gates of images A and B; ${slot}`);
-  }
+  $("map-about").textContent = about;
+  $("map").setAttribute("aria-label", about);
+  $("left").textContent = left < gates.count ? `${number(left)} of ${number(gates.count)} images` : "";
 }
 
 function fillTables(gates) {
@@ -257,14 +255,19 @@ async function start() {
     map.marks.clear();
     map.paint();
     strips.paint();
-    if (gates.labels) drawCharts(gates, changed);
   });
   $("wrong").onchange = () => change({ wrongOnly: $("wrong").checked });
   $("no-gate").onclick = () => change({ gate: null });
   $("numbers").ontoggle = () => showNumbers(gates);
   for (const radio of document.getElementsByName("unit")) radio.onchange = () => change({ unit: radio.value });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hide(); });
-  for (const listener of listeners) listener(new Set(["start"]));
+  const first = new Set(["start"]);
+  for (const listener of listeners) listener(first);
+  if (gates.labels) {
+    await new Promise((done) => { setTimeout(done); }); // what is above the figures is seen first
+    listeners.push((changed) => drawCharts(gates, changed));
+    drawCharts(gates, first);
+  }
   document.documentElement.dataset.ready = "yes";
 }
 

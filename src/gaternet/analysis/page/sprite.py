@@ -26,8 +26,8 @@ class Sprite:
 
 def make_sprite(images: NDArray[np.uint8]) -> Sprite:
     """Return images (N, H, W, 3) in one picture, made smaller where it would be too large."""
-    count = len(images)
-    height, width = _tile(*images.shape[1:3], count)
+    count, height, width, _ = images.shape
+    height, width = _tile(height, width, count)
     columns = max(1, round((count * height / width) ** 0.5))
     sheet = np.full((-(-count // columns) * height, columns * width, 3), 255, dtype=np.uint8)
     for number, image in enumerate(images):

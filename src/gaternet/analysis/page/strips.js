@@ -1,6 +1,6 @@
 // Images A and B layer by layer: a cell for each gate, above what is unlike its class.
 
-const LABEL = 132; // pixels for a layer's name
+const LABEL = 144; // pixels for a layer's name
 const COUNT = 56; // for its numbers
 const LINE = 28; // of cells, marks and bars
 const GAP = 20;
@@ -29,13 +29,12 @@ class Strips {
   /** Where each layer is: rows as high as its gates need lines. */
   _lay() {
     this.room = (this.wide - LABEL - GAP - 20) / 2 - COUNT - 8;
-    const most = Math.max(1, ...this.gates.layers.map((layer) => layer.to - layer.from));
-    this.cell = Math.max(3, Math.min(20, Math.floor(this.room / most)));
-    this.perLine = Math.max(1, Math.floor(this.room / this.cell));
     let top = 6;
-    this.rows = this.gates.layers.map((layer) => {
-      const lines = Math.max(1, Math.ceil((layer.to - layer.from) / this.perLine));
-      const row = { top, height: lines * LINE + 6 };
+    this.rows = this.gates.layers.map(({ from, to }) => {
+      const cell = Math.max(4, Math.min(16, Math.floor(this.room / (to - from || 1))));
+      const perLine = Math.max(1, Math.floor(this.room / cell));
+      const lines = Math.max(1, Math.ceil((to - from) / perLine));
+      const row = { top, cell, perLine, height: lines * LINE + 6 };
       top += row.height;
       return row;
     });
@@ -109,19 +108,18 @@ class Strips {
 
   /** The upper left corner of a gate's cell, from the top of its layer. */
   _corner(gate, slot) {
-    const layer = this.gates.layers[this.gates.layerOf[gate]];
-    const place = gate - layer.from;
-    return [
-      this.left(slot) + (place % this.perLine) * this.cell,
-      Math.floor(place / this.perLine) * LINE,
-    ];
+    const index = this.gates.layerOf[gate];
+    const { cell, perLine } = this.rows[index];
+    const place = gate - this.gates.layers[index].from;
+    return [this.left(slot) + (place % perLine) * cell, Math.floor(place / perLine) * LINE];
   }
 
   _paintGate(gate, slot, top) {
-    const { context, gates, cell } = this;
+    const { context, gates } = this;
+    const { cell } = this.rows[gates.layerOf[gate]];
     const [x, down] = this._corner(gate, slot);
     const y = top + down;
-    const gap = cell > 4 ? 1.5 : 0.5;
+    const gap = cell > 4 ? 1.5 : 0.75;
     const open = gates.isOpen(state.pair[slot], gate);
     const [one, other] = state.pair;
     if (one !== null && other !== null && gates.isOpen(one, gate) !== gates.isOpen(other, gate)) {
@@ -129,15 +127,10 @@ class Strips {
       context.fillRect(x, y, cell - gap, 2.5);
     }
     context.lineWidth = 1;
-    context.fillStyle = open ? "#0072b2" : "#fff";
+    context.fillStyle = open ? "#0072b2" : cell > 4 ? "#fff" : "#e4e8ee";
     context.strokeStyle = open ? "#0072b2" : "#aab4bf";
     context.fillRect(x, y + 4, cell - gap, 10);
     if (cell > 4) context.strokeRect(x + 0.5, y + 4.5, cell - gap - 1, 9);
-    else if (!open) context.fillRect(x, y + 4, cell - gap, 10);
-    if (cell <= 4 && !open) {
-      context.fillStyle = "#dfe4ea";
-      context.fillRect(x, y + 13, cell - gap, 1);
-    }
     if (gate === this.cursor || gate === state.gate) {
       context.lineWidth = 2;
       context.strokeStyle = "#000";
@@ -168,11 +161,11 @@ class Strips {
     const index = this.rows.findIndex(({ top, height }) => down >= top && down < top + height);
     if (index < 0) return null;
     const layer = this.gates.layers[index];
+    const { top, cell, perLine } = this.rows[index];
     for (const slot of [0, 1]) {
-      const across = Math.floor((x - this.left(slot)) / this.cell);
-      if (state.pair[slot] === null || across < 0 || across >= this.perLine) continue;
-      const line = Math.floor((down - this.rows[index].top) / LINE);
-      const gate = layer.from + line * this.perLine + across;
+      const across = Math.floor((x - this.left(slot)) / cell);
+      if (state.pair[slot] === null || across < 0 || across >= perLine) continue;
+      const gate = layer.from + Math.floor((down - top) / LINE) * perLine + across;
       if (gate < layer.to) return { gate, slot };
     }
     return { layer };

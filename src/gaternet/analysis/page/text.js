@@ -7,8 +7,13 @@ const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replac
 
 const short = (text, most = 24) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
-const number = (value, digits = 0) =>
-  value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+/** Names of layers differ at their end. */
+const shortEnd = (text, most) => (text.length > most ? `…${text.slice(1 - most)}` : text);
+
+const FORMATS = [0, 1, 2, 3].map((digits) =>
+  new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+
+const number = (value, digits = 0) => FORMATS[digits].format(value);
 
 const percent = (share, digits = 0) => `${number(100 * share, digits)} %`;
 
