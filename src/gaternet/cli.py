@@ -100,6 +100,41 @@ def evaluate(
             presentation.evaluation(measured, as_json=json)
 
 
+def analyze(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    out: Path | None = None,
+    against: SplitName | None = None,
+    tsne: Switch = True,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Say what a run's gates have learned: statistics, figures, and whether they mean anything.
+
+    Args:
+        run: Run directory.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images to analyze.
+        out: Directory to write into, a folder for each split; none: RUN/analysis.
+        against: Other images to compare the gates on; none: validation, if there are such images.
+        tsne: Leave out the picture of images by their gates, which takes longest.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.analysis.command import AnalysisRequest, analyze_run
+    from gaternet.training.compute import choose_device
+    from gaternet.training.processes import joined
+
+    request = AnalysisRequest(data, split, out, against, tsne, device)
+    with joined(choose_device(device)) as processes:
+        found = analyze_run(run, request, processes, presentation.progress_console())
+        if found:
+            written = (out or run / "analysis") / split
+            presentation.analysis(found, str(written), as_json=json)
+
+
 def compress(
     run: Positional[Path],
     out: Path,
@@ -298,6 +333,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,
+    "analyze": analyze,
     "predict": predict,
     "compress": compress,
     "export": export,
