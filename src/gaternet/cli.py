@@ -172,6 +172,7 @@ def predict(
         Positional[tuple[Path, ...]],
         arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)"),
     ],
+    explain: Annotated[tuple[Path, ...] | None, arg(metavar="[FILE.html]")] = None,
     device: str = "auto",
     json: Switch = False,
 ) -> None:
@@ -180,6 +181,8 @@ def predict(
     Args:
         run: Run directory.
         images: Image files.
+        explain: Show gate by gate what is open, beside the class's mean where the run was analyzed;
+            with a file behind it, also as a page for a browser.
         device: auto, cpu, cuda or cuda:N.
         json: Print JSON and nothing else.
     """
@@ -188,7 +191,27 @@ def predict(
 
     if not images:
         raise UsageError("predict needs at least one image file")
-    presentation.predictions(predict_images(run, images, device), as_json=json)
+    if explain is None:
+        presentation.predictions(predict_images(run, images, device), as_json=json)
+        return
+    page = _page_file(explain)
+    from gaternet.analysis.page import write_page
+    from gaternet.explanation import explain_images
+
+    found = explain_images(run, images, device)
+    if page is not None:
+        write_page(found.page, page)
+    presentation.explanation(found, page, as_json=json)
+
+
+def _page_file(words: Sequence[Path]) -> Path | None:
+    """Return the file behind --explain, None where there is none."""
+    if len(words) > 1:
+        raise UsageError("--explain takes one FILE.html; the images come before it")
+    for file in words:
+        if file.suffix != ".html":
+            raise UsageError(f"--explain {file}: a page ends in .html, and images come before it")
+    return words[0] if words else None
 
 
 def export(

@@ -3,9 +3,10 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from itertools import groupby, pairwise
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gaternet.analysis.findings import Findings
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.compression.report import CompressionReport
+    from gaternet.explanation import Explanation
     from gaternet.ledger import LedgerRow, MeasuredRun
     from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from gaternet.training.run import Run
 
 SHOWN_CLASSES = 5
+MOST_CELLS = 32
+"""Marks that stand for the gates of one layer."""
 SHOWN_LAYERS = 24
 SHOWN_GATES = 5
 
@@ -258,17 +262,74 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
         return
     console = Console(markup=False, highlight=False)
     for prediction in found:
-        table = _table(prediction.image, "probability")
-        likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
-        for name, p in list(likeliest)[:SHOWN_CLASSES]:
-            table.add_row(name, f"{100 * p:.1f} %")
-        console.print(table)
+        console.print(_likeliest(prediction))
         if prediction.layers:
             layers = _table("gates in", "open", "of", "")
             for layer in prediction.layers:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
+
+
+def explanation(found: "Explanation", page: Path | None, *, as_json: bool) -> None:
+    """Print the likeliest classes of each image, and a line for each layer: a mark for each gate.
+
+    Where there are more gates than marks, each mark stands for the share of some neighbours.
+    """
+    if as_json:
+        images = [
+            asdict(view.prediction)
+            | {
+                "layers": [
+                    asdict(layer) | {"open": sum(layer.gates), "total": len(layer.gates)}
+                    for layer in view.layers
+                ],
+                "compared": found.compared,
+            }
+            for view in found.images
+        ]
+        _print_json(images)
+        return
+    console = Console(markup=False, highlight=False)
+    for view in found.images:
+        console.print(_likeliest(view.prediction))
+        headers = ["gates in", "", "open", "of"]
+        known = view.layers and view.layers[0].distance is not None
+        layers = _table(*headers, *(("away", "usually") if known else ()))
+        for layer in view.layers:
+            row = [layer.name, cells(layer.gates), str(sum(layer.gates)), str(len(layer.gates))]
+            if layer.distance is not None and layer.usual is not None:
+                row += [f"{layer.distance:.1f}", f"{layer.usual:.1f}"]
+            layers.add_row(*row)
+        console.print(layers)
+    told = ["▇ open, · closed; of many gates, how many of some neighbours: ▁ few, █ all"]
+    if found.compared:
+        told.append(
+            f"away: gates away from the mean of the class, over {found.compared}; usually: what "
+            "images of the class are"
+        )
+    else:
+        told.append("to compare with the class's mean: gaternet analyze RUN first")
+    if page is not None:
+        told.append(f"page: {page}")
+    console.print(*told, sep="\n", soft_wrap=True)
+
+
+def cells(gates: Sequence[int], most: int = MOST_CELLS) -> str:
+    """Return gates in a line of at most so many marks."""
+    if len(gates) <= most:
+        return "".join("▇" if gate else "·" for gate in gates)
+    edges = [len(gates) * place // most for place in range(most + 1)]
+    shares = [sum(gates[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return "".join("▁▂▃▄▅▆▇█"[ceil(8 * share) - 1] if share else "·" for share in shares)
+
+
+def _likeliest(prediction: "Prediction") -> Table:
+    table = _table(prediction.image, "probability")
+    likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
+    for name, p in list(likeliest)[:SHOWN_CLASSES]:
+        table.add_row(name, f"{100 * p:.1f} %")
+    return table
 
 
 def exported(result: "ExportResult", *, as_json: bool) -> None:

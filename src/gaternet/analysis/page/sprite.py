@@ -27,7 +27,7 @@ class Sprite:
 def make_sprite(images: NDArray[np.uint8]) -> Sprite:
     """Return images (N, H, W, 3) in one picture, made smaller where it would be too large."""
     count, height, width, _ = images.shape
-    height, width = _tile(height, width, count)
+    height, width = tile_size(height, width, count)
     columns = max(1, round((count * height / width) ** 0.5))
     sheet = np.full((-(-count // columns) * height, columns * width, 3), 255, dtype=np.uint8)
     for number, image in enumerate(images):
@@ -41,7 +41,7 @@ def make_sprite(images: NDArray[np.uint8]) -> Sprite:
     return Sprite(file.getvalue(), columns, width, height)
 
 
-def _tile(height: int, width: int, count: int) -> tuple[int, int]:
-    """Return the largest tile of an image's proportions that fits."""
+def tile_size(height: int, width: int, count: int) -> tuple[int, int]:
+    """Return height and width of the largest tile of an image's proportions that fits."""
     scale = min(1.0, LARGEST_TILE / max(height, width), (PIXELS / (count * height * width)) ** 0.5)
     return max(1, int(height * scale)), max(1, int(width * scale))
