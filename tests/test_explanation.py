@@ -1,13 +1,14 @@
 """What is said of a user's own images, against the model's own gates and the analyzed images."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gaternet import checkpoint
+from gaternet import checkpoint, cli
 from gaternet.analysis.saved import read_record
 from gaternet.data.augmentation import normalise
 from gaternet.data.decoding import decode_image, fit_to
@@ -21,10 +22,6 @@ from terminal import Terminal
 @pytest.fixture(scope="module")
 def analyzed_run(gated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of a run whose test images were analyzed."""
-    import shutil
-
-    from gaternet import cli
-
     path = tmp_path_factory.mktemp("analyzed") / "run"
     shutil.copytree(gated_run, path)
     assert cli.main(["analyze", str(path), "--data", "digits", "--device", "cpu", "--no-tsne"]) == 0
@@ -70,13 +67,12 @@ def test_distance_is_from_the_mean_of_the_class_predicted(analyzed_run: Path, di
 def test_means_of_another_network_are_not_taken(
     analyzed_run: Path, digit: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     path = shutil.copytree(analyzed_run, tmp_path / "run")
-    file = path / "analysis" / "test" / "gates" / "gates.json"
-    about = json.loads(file.read_text())
-    about["source"]["weights"] = "of another one"
-    file.write_text(json.dumps(about))
+    assert explain_images(path, (digit,), "cpu").compared == "360 test images"
+    for file in path.glob("analysis/*/gates/gates.json"):
+        about = json.loads(file.read_text())
+        about["source"]["weights"] = "of another one"
+        file.write_text(json.dumps(about))
     assert explain_images(path, (digit,), "cpu").compared is None
 
 

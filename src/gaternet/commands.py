@@ -80,10 +80,12 @@ class Prediction:
 class Seen:
     """One image: what a model says of it, its gates (G,) uint8, 0 or 1, and what was looked at.
 
+    label: the likeliest class
     pixels: (C, H, W) uint8
     """
 
     prediction: Prediction
+    label: int
     gates: NDArray[np.uint8]
     pixels: torch.Tensor
 
@@ -212,7 +214,7 @@ def _see(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path) -> 
         tuple(probabilities.tolist()),
         layers,
     )
-    return Seen(prediction, (opened > 0).cpu().numpy().astype(np.uint8), pixels)
+    return Seen(prediction, int(order[0]), (opened > 0).cpu().numpy().astype(np.uint8), pixels)
 
 
 def export_model(

@@ -1,6 +1,6 @@
 """Which filters a run opens for a user's own images, beside what their class usually opens."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +78,11 @@ def explain_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
     if means is not None and means.rates.shape[0] != len(classes):
         means = None
     opened = np.stack([one.gates for one in seen])
-    likeliest = np.array([classes.index(one.prediction.classes[0]) for one in seen])
+    rates = np.full((len(classes), model.gate_count), np.nan) if means is None else means.rates
     views = tuple(
-        ImageView(
-            one.prediction, _layers(model, one.gates, None if means is None else means.rates[label])
-        )
-        for one, label in zip(seen, likeliest, strict=True)
+        ImageView(one.prediction, _layers(model, one.gates, rates[one.label])) for one in seen
     )
+    likeliest = np.array([one.label for one in seen])
     page = Page(
         title=f"What {path.name} opens for {'an image' if len(seen) == 1 else 'images'}",
         classes=classes,
@@ -122,20 +120,17 @@ def saved_means(path: Path, model: GatedModel) -> ClassMeans | None:
 
 
 def _layers(
-    model: GatedModel, gates: NDArray[np.uint8], rates: NDArray[np.float32] | None
+    model: GatedModel, gates: NDArray[np.uint8], rates: NDArray[np.floating]
 ) -> tuple[LayerView, ...]:
-    known = rates is not None and not np.isnan(rates).any()
+    """Return the gates of each layer beside a class's rates, (G,); NaN where they are not known."""
     views = []
     for name, columns in model.slices.items():
-        view = LayerView(name, tuple(gates[columns].tolist()), None, None)
-        if known and rates is not None:
-            own = rates[columns].astype(np.float64)
-            view = replace(
-                view,
-                distance=float(np.abs(gates[columns] - own).sum()),
-                usual=float((2 * own * (1 - own)).sum()),
-            )
-        views.append(view)
+        own, mean = gates[columns], rates[columns].astype(np.float64)
+        distance = usual = None
+        if not np.isnan(mean).any():
+            distance = float(np.abs(own - mean).sum())
+            usual = float((2 * mean * (1 - mean)).sum())
+        views.append(LayerView(name, tuple(own.tolist()), distance, usual))
     return tuple(views)
 
 

@@ -219,14 +219,14 @@ function similarity(gates) {
 function heatMap(gates) {
   const count = gates.classes.length;
   const names = gates.classes.map((name) => plain(short(name, 16)));
+  $("similarity-about").textContent = ": the share of input-dependent gates that two images have alike, mean";
   const cells = names.map((_, row) => Array.from(gates.similarity.subarray(row * count, (row + 1) * count)));
-  // A class is like itself: beside that 1 the others could not be told apart.
-  const shown = cells.map((row, a) => row.map((value, b) => (a === b ? null : value)));
+  const shown = cells.map((row) => row.map((value) => (Number.isNaN(value) ? null : value)));
   const ticks = names.map((_, index) => index);
   const outline = state.chosen === null ? [] : [[-0.5, count - 0.5, state.chosen - 0.5, state.chosen + 0.5]];
   plot("fig-similarity", "Heat map: similarity of each two classes by their gates", [{
     type: "heatmap", z: shown, colorscale: "Viridis", hoverinfo: "text", xgap: 1, ygap: 1,
-    text: cells.map((row, a) => row.map((value, b) => `${names[a]}, ${names[b]}: ${number(value, 3)}`)),
+    text: cells.map((row, a) => row.map((value, b) => `${names[a]}, ${names[b]}: ${known(value)}`)),
     texttemplate: count <= 12 ? "%{z:.2f}" : "", textfont: { size: 11 },
     colorbar: { thickness: 12 },
   }], layout("", "", {
@@ -236,12 +236,14 @@ function heatMap(gates) {
   }));
 }
 
-/** Of very many classes those most and least like the chosen one. */
+const known = (value) => (Number.isNaN(value) ? "not known" : number(value, 3));
+
+/** Of very many classes those most like the chosen one. */
 function nearest(gates) {
   const chosen = state.chosen ?? 0;
   const count = gates.classes.length;
   const row = gates.similarity.subarray(chosen * count, (chosen + 1) * count);
-  const order = [...row.keys()].filter((c) => c !== chosen).sort((a, b) => row[b] - row[a]).slice(0, 20);
+  const order = [...row.keys()].filter((c) => c !== chosen && !Number.isNaN(row[c])).sort((a, b) => row[b] - row[a]).slice(0, 20);
   $("similarity-about").textContent = `: the 20 classes most like ${short(gates.classes[chosen], 40)}`;
   plot("fig-similarity", "Bars: the classes most like the chosen one", [{
     type: "bar", orientation: "h", x: order.map((c) => row[c]), y: order.map((_, at) => at),
