@@ -38,7 +38,7 @@ from gaternet.data.batches import Batch, Images
 from gaternet.data.streams import HubStream
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
-from gaternet.training.compute import ComputePlan, choose_device, plan
+from gaternet.training.compute import ComputePlan, choose_device, keep_freed_memory, plan
 from gaternet.training.processes import ALONE, Processes
 from gaternet.training.run import Run, open_run
 
@@ -80,7 +80,12 @@ class _Network:
     def batches(self, images: Images, title: str) -> Iterator[Batch]:
         """Yield this process's share of the images, and show how far it is."""
         data = self.run.config.recipe.data
-        found = labelled_batches(images, data, self.plan.loading, BATCH_SIZE)
+        found = (
+            Batch(index, pixels.contiguous(memory_format=self.plan.memory_format), labels)
+            for index, pixels, labels in labelled_batches(
+                images, data, self.plan.loading, BATCH_SIZE
+            )
+        )
         share = len(images) // self.plan.processes.count
         return _shown(found, -(-share // BATCH_SIZE), title, self.console)
 
@@ -136,11 +141,13 @@ def _load(path: Path, request: AnalysisRequest, processes: Processes, console: C
     run = open_run(path)
     device = choose_device(request.device)
     newest = checkpoint.newest(run.checkpoints)
-    model = checkpoint.load(newest).to(device)
+    model = checkpoint.load(newest)
     if not isinstance(model, GatedModel):
         raise UserError(f"{path} is a plain network: it has no gates to analyze")
     compute = replace(run.config.recipe.compute, sync_batch_norm=False)  # matters in training only
     used = plan(compute, device, processes)
+    keep_freed_memory()
+    model = model.to(device, memory_format=used.memory_format)  # type: ignore[call-overload]
     return _Network(run, model, weights_of(newest), used, console)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gaternet.analysis import style
@@ -76,6 +77,7 @@ def open_gates_histogram(opened: NDArray[np.int64], fit: OpenGates) -> Figure:
             density = np.exp(-(z**2) / 2) / (fit.deviation * np.sqrt(2 * np.pi))
             label = f"normal, {fit.mean:,.1f} ± {fit.deviation:,.1f}"
             axes.plot(x, density * step * len(opened), color=style.BLACK, lw=1, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("open gates")
         axes.set_ylabel("images")
         figure.legend(loc="outside upper center", ncols=2)

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from gaternet.analysis.record import GateRecord
 
 ALWAYS_ON, DEPENDENT, ALWAYS_OFF = "always on", "input-dependent", "always off"
-OFTEN = 0.01
-"""A gate switches often where it is open for this share of the images at least, and closed too."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,14 @@ def opening_rates(record: GateRecord) -> NDArray[np.float64]:
 def count_kinds(record: GateRecord) -> KindCounts:
     """Count the kinds of gates."""
     counts, images = record.open_counts(), len(record)
-    rates = counts / images
     dependent = (counts > 0) & (counts < images)
+    often = (100 * counts >= images) & (100 * counts <= 99 * images)
     return KindCounts(
         total=len(counts),
         always_on=int((counts == images).sum()),
         always_off=int((counts == 0).sum()),
         input_dependent=int(dependent.sum()),
-        often=int((dependent & (rates >= OFTEN) & (rates <= 1 - OFTEN)).sum()),
+        often=int((dependent & often).sum()),
     )
 
 
