@@ -68,7 +68,7 @@ def test_means_of_another_network_are_not_taken(
     analyzed_run: Path, digit: Path, tmp_path: Path
 ) -> None:
     path = shutil.copytree(analyzed_run, tmp_path / "run")
-    assert explain_images(path, (digit,), "cpu").compared == "360 test images"
+    assert explain_images(path, (digit,), "cpu").compared == "500 test images"
     for file in path.glob("analysis/*/gates/gates.json"):
         about = json.loads(file.read_text())
         about["source"]["weights"] = "of another one"

@@ -3,6 +3,7 @@
 OUT/SPLIT/gates/         every image's gates, label and prediction, for later questions
 OUT/SPLIT/numbers.json   what was found, as plain numbers
 OUT/SPLIT/*.png, *.svg   figures
+OUT/SPLIT/report.html    the same and each image's gates, for a browser
 """
 
 import shutil
@@ -29,12 +30,14 @@ from gaternet.analysis.classes import (
 from gaternet.analysis.embedding import Embedding, embed, why_no_embedding
 from gaternet.analysis.findings import Findings, Measured, Subject, find, to_json
 from gaternet.analysis.macs import needed_macs
+from gaternet.analysis.page import write_page
+from gaternet.analysis.page.report import report_page
 from gaternet.analysis.saved import GATES, read_record, source_of, weights_of, write_record
 from gaternet.analysis.split_record import SplitRecord, labelled_batches, observe
 from gaternet.analysis.statistics import opening_rates
 from gaternet.analysis.swaps import swap_gates
 from gaternet.commands import split_images
-from gaternet.data.batches import Batch, Images
+from gaternet.data.batches import Batch, Images, evaluation_batches
 from gaternet.data.streams import HubStream
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
@@ -131,7 +134,12 @@ def analyze_run(
     macs = needed_macs(counter, record.gates)
     drawn["costs"] = figures.cost_histogram(macs, record.right, counter.backbone_macs)
     _draw(drawn, directory)
-    # The interactive page goes here: `record`, `images`, `embedding`, `found` are what it shows.
+    if processes.count == 1 or not isinstance(images, HubStream):
+        # Otherwise an image of the stream has another place for one process than it had for all.
+        loading = replace(network.plan.loading, rank=0, ranks=1)
+        data = run.config.recipe.data
+        seen = evaluation_batches(images, data, BATCH_SIZE, loading)
+        write_page(report_page(found, record, measured, seen, macs), directory / "report.html")
     return found
 
 
