@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 from gaternet import checkpoint
 from gaternet.analysis.classes import class_rates
-from gaternet.analysis.page import Page
+from gaternet.analysis.page import Page, PageTable
 from gaternet.analysis.saved import GATES, read_record, source_of, weights_of
 from gaternet.commands import Prediction, Seen, see_images
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
 from gaternet.training.run import open_run
+
+LIKELIEST = 5
+"""Classes that the page names for each image."""
 
 SPLITS = ("test", "validation", "train")
 """Whose images a class's mean is taken of: the first that was analyzed."""
@@ -93,6 +96,8 @@ def explain_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
         names=tuple(one.prediction.image for one in seen),
         confidences=np.array([one.prediction.probabilities[0] for one in seen]),
         rates=None if means is None else _of_classes(means.rates, likeliest),
+        rates_of=None if means is None else means.images,
+        tables=(_likeliest(seen),),
     )
     return Explanation(views, None if means is None else means.images, page)
 
@@ -139,6 +144,16 @@ def _of_classes(rates: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArra
     kept = np.full_like(rates, np.nan)
     kept[labels] = rates[labels]
     return kept
+
+
+def _likeliest(seen: list[Seen]) -> PageTable:
+    rows = []
+    for one in seen:
+        found = one.prediction
+        likely = zip(found.classes[:LIKELIEST], found.probabilities, strict=False)
+        rows.append((found.image, *(f"{name} {100 * p:.1f} %" for name, p in likely)))
+    ranks = ("likeliest", *(f"{rank}." for rank in range(2, len(rows[0]))))
+    return PageTable("What the images were taken for", "", ("image", *ranks), tuple(rows))
 
 
 def _pictures(seen: list[Seen]) -> NDArray[np.uint8]:

@@ -284,7 +284,7 @@ function special(gates) {
     const away = 100 * (rate - elsewhere);
     return [button, percent(rate, 1), percent(elsewhere, 1), `${away > 0 ? "+" : "−"}${number(Math.abs(away), 1)}`];
   });
-  $("special").replaceChildren(table(columns, rows, columns.slice(1)));
+  $("special").replaceChildren(table(columns, rows));
 }
 
 function costs(gates) {

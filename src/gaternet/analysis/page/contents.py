@@ -55,6 +55,8 @@ class Page:
     """Of the plain backbone, for each image."""
     rates: NDArray[np.floating] | None = None
     """(C, G), how often a class opens each gate, over other images; a row of NaN is not known."""
+    rates_of: str | None = None
+    """The images that `rates` are of, in words."""
     tables: tuple[PageTable, ...] = ()
 
     def __post_init__(self) -> None:

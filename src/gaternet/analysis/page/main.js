@@ -73,7 +73,8 @@ function fillHeader(gates) {
     ? [images, `${number(gates.classes.length)} classes`,
       `${number(gates.width)} of ${number(gates.gates)} gates depend on the input`,
       `${percent(wrong / gates.count, 2)} wrongly classified`]
-    : [images, `${number(gates.gates)} gates`];
+    : [images, `${number(gates.gates)} gates`,
+      gates.ratesOf ? `means of classes over ${gates.ratesOf}` : "no means of classes to compare with"];
   $("facts").textContent = facts.join(" · ");
   if (gates.labels && !gates.width) {
     $("nothing").hidden = false;
@@ -97,8 +98,9 @@ function fillClasses(gates) {
     select.append(element("option", { value: label }, short(name, 60)));
   });
   select.onchange = () => change({ chosen: select.value === "" ? null : Number(select.value) });
+  if (!gates.labels) return;
   $("all").onclick = () => change({ chosen: null, gate: null, wrongOnly: false });
-  if (!gates.labels || gates.classes.length > 20) return;
+  if (gates.classes.length > 20) return;
   gates.classes.forEach((name, label) => {
     const canvas = element("canvas", { "aria-hidden": "true" });
     const context = sharp(canvas, 14, 14);
@@ -196,7 +198,7 @@ function showNumbers(gates) {
     if (slots.length === 2) row.push(number(gates.differing(...state.pair, layer.from, layer.to)));
     return row;
   });
-  $("numbers-box").replaceChildren(table(columns, rows, columns.slice(1)));
+  $("numbers-box").replaceChildren(table(columns, rows));
 }
 
 function showChoice(gates) {
@@ -213,7 +215,7 @@ function showChoice(gates) {
   for (let image = 0; image < gates.count; image++) left += isLeft(gates, image);
   const place = gates.embedding ? "Images that open like gates lie near each other" : "Images in order of their class";
   const about = state.gate !== null
-    ? `Filled: opens ${gates.gateName(state.gate)}; hollow: closes it.`
+    ? `Filled, or a whole frame: opens ${gates.gateName(state.gate)}; hollow, or dashed: closes it.`
     : `${gates.labels ? place : "Choose two images to compare"}.`;
   $("map-about").textContent = about;
   $("map").setAttribute("aria-label", about);
@@ -224,7 +226,7 @@ function fillTables(gates) {
   for (const { title, about, columns, rows } of gates.tables) {
     $("tables-box").append(element("div", {},
       element("div", { className: "caption" }, element("b", {}, title), about ? `: ${about}` : ""),
-      table(columns, rows, columns.slice(1))));
+      table(columns, rows)));
   }
 }
 

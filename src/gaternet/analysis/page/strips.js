@@ -195,7 +195,7 @@ class Strips {
   }
 
   _choose(gate) {
-    if (this.gates.labels) change({ gate: state.gate === gate ? null : gate });
+    change({ gate: state.gate === gate ? null : gate });
   }
 
   _key(event) {

@@ -28,11 +28,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Return a table; columns of numbers are named in `numeric`. */
-function table(columns, rows, numeric = []) {
-  const cell = (tag, text, at) =>
-    element(tag, { className: numeric.includes(columns[at]) ? "n" : "" }, text);
-  const head = element("tr", {}, ...columns.map((text, at) => cell("th", text, at)));
+/** Return a table; columns in which all is a number are set as such. */
+function table(columns, rows) {
+  const isNumber = (text) => typeof text === "string" && /^([−+±]? ?\d.*)?$/.test(text);
+  const numeric = columns.map((_, at) => rows.every((row) => isNumber(row[at])));
+  const cell = (tag, text, at) => element(tag, { className: numeric[at] ? "n" : "" }, text);
+  const head = element("tr", { hidden: !columns.join("") }, ...columns.map((text, at) => cell("th", text, at)));
   for (const th of head.children) th.scope = "col";
   return element("table", {}, element("thead", {}, head), element("tbody", {},
     ...rows.map((row) => element("tr", {}, ...row.map((text, at) => cell("td", text, at))))));

@@ -47,6 +47,7 @@ def render(page: Page) -> str:
         "images": len(page.bits),
         "gates": page.gate_count,
         "names": page.names,
+        "ratesOf": page.rates_of,
         "backboneMacs": page.backbone_macs,
         "sprite": {"columns": sprite.columns, "width": sprite.width, "height": sprite.height},
         "imageSize": page.images.shape[1:3],
