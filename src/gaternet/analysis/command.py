@@ -122,7 +122,7 @@ def analyze_run(
     swaps = swap_gates(network.model, batches, record, processes)
     if not processes.first:
         return None
-    missing = {} if against else {"agreement": "the run held no images out: give --against train"}
+    missing = {} if against else {"agreement": "no images to compare with: give --against SPLIT"}
     embedding = _embedded(record, missing, console) if request.tsne else None
     console.print("statistics and figures")
     subject = Subject(str(path), run.config.recipe.name, images.name, request.split)
