@@ -81,7 +81,8 @@ def test_large_pictures_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> Non
     large = few_digits(4).images.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
     images = make_image_set(large, few_digits(4).labels, few_digits(4).classes, "large")
     monkeypatch.setattr("gaternet.analysis.page.sprite.LARGEST_TILE", 8)
-    seen = evaluation_batches(images, replace(DIGITS, image_size=24), 2, Loading(torch.device("cpu")))
+    loading = Loading(torch.device("cpu"))
+    seen = evaluation_batches(images, replace(DIGITS, image_size=24), 2, loading)
     pictures = report._pictures(seen, np.arange(4))
     assert np.array_equal(pictures[..., 0], few_digits(4).images[:, 0].numpy())
 

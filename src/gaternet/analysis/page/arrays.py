@@ -12,6 +12,9 @@ from gaternet.analysis.page.contents import Page
 DTYPES = ("uint8", "uint16", "uint32", "float32")
 BANDS = 60
 """Into which the map of images is cut, so that neighbours follow each other."""
+COMPARED_CLASSES = 60
+"""With more classes only the nearest of each are told."""
+NEAREST = 20
 GATES_AT_ONCE = 256
 
 
@@ -27,10 +30,10 @@ def page_arrays(page: Page) -> dict[str, NDArray[Any]]:
         "confidences": _float32(page.confidences),
         "embedding": _float32(page.embedding),
         "mutualInformation": _float32(page.mutual_information, shown),
-        "similarity": _float32(page.similarity),
         "macs": _float32(page.macs),
         "rates": _float32(page.rates, shown),
     }
+    arrays |= _similarity(page)
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -48,6 +51,23 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, dict[str, Any]],
         places[name] = {"dtype": array.dtype.name, "offset": len(stream), "length": array.size}
         stream.extend(array.tobytes())
     return places, zlib.compress(stream, 9)
+
+
+def _similarity(page: Page) -> dict[str, NDArray[Any]]:
+    """Return how alike all classes are, or of many classes the nearest of each."""
+    similarity = _float32(page.similarity)
+    if similarity is None:
+        return {}
+    if len(page.classes) <= COMPARED_CLASSES:
+        return {"similarity": similarity}
+    # A class itself and what is not known come last.
+    ranked = np.where(np.isnan(similarity), -np.inf, similarity)
+    np.fill_diagonal(ranked, -np.inf)
+    nearest = np.argsort(-ranked, axis=1, kind="stable")[:, :NEAREST]
+    return {
+        "nearest": nearest.astype(np.uint16),
+        "nearness": np.take_along_axis(similarity, nearest, axis=1),
+    }
 
 
 def _order(page: Page) -> NDArray[np.int64]:

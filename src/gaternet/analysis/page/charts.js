@@ -7,7 +7,6 @@ const KINDS = [
 ];
 const ALL = "#5a6675";
 const CLASS = "#d55e00";
-const MOST_CELLS = 60; // classes that a heat map has room for
 const MOST_MARKS = 4000;
 
 function layout(x, y, more = {}) {
@@ -211,8 +210,7 @@ function information(gates) {
 }
 
 function similarity(gates) {
-  const { classes } = gates;
-  if (classes.length <= MOST_CELLS) heatMap(gates);
+  if (gates.similarity) heatMap(gates);
   else nearest(gates);
 }
 
@@ -241,14 +239,15 @@ const known = (value) => (Number.isNaN(value) ? "not known" : number(value, 3));
 /** Of very many classes those most like the chosen one. */
 function nearest(gates) {
   const chosen = state.chosen ?? 0;
-  const count = gates.classes.length;
-  const row = gates.similarity.subarray(chosen * count, (chosen + 1) * count);
-  const order = [...row.keys()].filter((c) => c !== chosen && !Number.isNaN(row[c])).sort((a, b) => row[b] - row[a]).slice(0, 20);
-  $("similarity-about").textContent = `: the 20 classes most like ${short(gates.classes[chosen], 40)}`;
+  const count = gates.nearest.length / gates.classes.length;
+  const of = (array) => [...array.subarray(chosen * count, (chosen + 1) * count)];
+  const row = of(gates.nearness).filter((value) => !Number.isNaN(value));
+  const order = of(gates.nearest).slice(0, row.length);
+  $("similarity-about").textContent = `: the ${row.length} classes most like ${short(gates.classes[chosen], 40)}`;
   plot("fig-similarity", "Bars: the classes most like the chosen one", [{
-    type: "bar", orientation: "h", x: order.map((c) => row[c]), y: order.map((_, at) => at),
+    type: "bar", orientation: "h", x: row, y: order.map((_, at) => at),
     marker: { color: "#009e73" }, hoverinfo: "text", textposition: "none",
-    text: order.map((c) => `${plain(short(gates.classes[c], 60))}: ${number(row[c], 3)}`),
+    text: order.map((c, at) => `${plain(short(gates.classes[c], 60))}: ${number(row[at], 3)}`),
   }], layout("similarity", "", {
     yaxis: { autorange: "reversed", tickvals: order.map((_, at) => at), ticktext: order.map((c) => plain(short(gates.classes[c], 26))) },
   }));
@@ -331,7 +330,7 @@ function drawCharts(gates, changed) {
   layers(gates);
   rates(gates);
   openGates(gates);
-  if (gates.similarity) similarity(gates);
+  if (gates.similarity || gates.nearest) similarity(gates);
   special(gates);
   costs(gates);
   for (const span of document.querySelectorAll(".of-class")) {

@@ -83,7 +83,7 @@ function fillHeader(gates) {
   }
   const needs = {
     statistics: gates.labels, tables: gates.tables.length,
-    similarity: gates.similarity && gates.classes.length > 1,
+    similarity: (gates.similarity || gates.nearest) && gates.classes.length > 1,
     mutualInformation: gates.mutualInformation && gates.width,
   };
   for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !needs[part.dataset.needs];

@@ -34,7 +34,7 @@ class ImageMap {
           high = Math.max(high, gates.embedding[at]);
         }
         for (let at = axis; at < this.places.length; at += 2) {
-          this.places[at] = 0.03 + (0.94 * (gates.embedding[at] - low)) / (high - low || 1);
+          this.places[at] = 0.06 + (0.88 * (gates.embedding[at] - low)) / (high - low || 1);
         }
       }
       return;
@@ -115,8 +115,10 @@ class ImageMap {
 
   _paintPictures(visible) {
     const { context, gates } = this;
-    const room = 0.8 * Math.sqrt((this.wide * this.high) / Math.max(visible.length, 6));
-    this.side = Math.max(16, Math.min(112, room));
+    // In a plane pictures lie on each other; on a grid each has its place.
+    const [part, most] = gates.embedding ? [0.5, 64] : [0.8, 112];
+    const room = part * Math.sqrt((this.wide * this.high) / Math.max(visible.length, 6));
+    this.side = Math.max(16, Math.min(most, room));
     for (const image of visible) {
       const [x, y] = this.at(image);
       const [left, top] = [x - this.side / 2, y - this.side / 2];
