@@ -60,7 +60,7 @@ function words(gates, image) {
   if (!labels) return [name, element("p", {}, element("b", {}, taken)), open];
   const verdict = gates.isWrong(image)
     ? element("p", {}, element("span", { className: "wrong-word" }, "✗ taken for "), taken)
-    : element("p", { className: "caption" }, `✓ rightly classified${sure}`);
+    : element("p", { className: "caption" }, `✓ right${sure}`);
   return [name, element("p", {}, element("b", {}, short(classes[labels[image]], 60))), verdict, open];
 }
 
@@ -215,7 +215,7 @@ function showChoice(gates) {
   for (let image = 0; image < gates.count; image++) left += isLeft(gates, image);
   const place = gates.embedding ? "Images that open like gates lie near each other" : "Images in order of their class";
   const about = state.gate !== null
-    ? `Filled, or a whole frame: opens ${gates.gateName(state.gate)}; hollow, or dashed: closes it.`
+    ? `Filled: open, hollow or dashed: closed; ${gates.gateName(state.gate)}`
     : `${gates.labels ? place : "Choose two images to compare"}.`;
   $("map-about").textContent = about;
   $("map").setAttribute("aria-label", about);
