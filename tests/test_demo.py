@@ -33,8 +33,8 @@ def test_demo_trains_well_and_its_gates_choose(
     # What it says to type next works, and a second demonstration trains nothing again.
     typed = [shlex.split(line) for line in shown.splitlines() if line.startswith("  ")]
     typed = [words for words in typed if words[0].endswith("gaternet")]
-    assert len(typed) == 4
-    for command in typed[:3]:
+    assert len(typed) == 5
+    for command in typed[:4]:
         assert cli.main(command[1:]) == 0
     capsys.readouterr()
     assert cli.main(["demo", "--out", str(out), "--device", "cpu"]) == 0

@@ -108,6 +108,41 @@ def evaluate(
             presentation.evaluation(measured, as_json=json)
 
 
+def analyze(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    out: Path | None = None,
+    against: SplitName | None = None,
+    tsne: Switch = True,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Say what a run's gates have learned: statistics, figures, and whether they mean anything.
+
+    Args:
+        run: Run directory.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images to analyze.
+        out: Directory to write into, a folder for each split; none: RUN/analysis.
+        against: Other images to compare the gates on; none: validation, if there are such images.
+        tsne: Leave out the picture of images by their gates, which takes longest.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.analysis.command import AnalysisRequest, analyze_run
+    from gaternet.training.compute import choose_device
+    from gaternet.training.processes import joined
+
+    request = AnalysisRequest(data, split, out, against, tsne, device)
+    with joined(choose_device(device)) as processes:
+        found = analyze_run(run, request, processes, presentation.progress_console())
+        if found:
+            written = (out or run / "analysis") / split
+            presentation.analysis(found, str(written), as_json=json)
+
+
 def compress(
     run: Positional[Path],
     out: Path,
@@ -145,6 +180,7 @@ def predict(
         Positional[tuple[Path, ...]],
         arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)"),
     ],
+    explain: Annotated[tuple[Path, ...] | None, arg(metavar="[FILE.html]")] = None,
     device: str = "auto",
     json: Switch = False,
 ) -> None:
@@ -153,6 +189,8 @@ def predict(
     Args:
         run: Run directory.
         images: Image files.
+        explain: Show gate by gate what is open, beside the class's mean where the run was analyzed;
+            with a file behind it, also as a page for a browser.
         device: auto, cpu, cuda or cuda:N.
         json: Print JSON and nothing else.
     """
@@ -161,7 +199,27 @@ def predict(
 
     if not images:
         raise UsageError("predict needs at least one image file")
-    presentation.predictions(predict_images(run, images, device), as_json=json)
+    if explain is None:
+        presentation.predictions(predict_images(run, images, device), as_json=json)
+        return
+    page = _page_file(explain)
+    from gaternet.analysis.page import write_page
+    from gaternet.explanation import explain_images
+
+    found = explain_images(run, images, device)
+    if page is not None:
+        write_page(found.page, page)
+    presentation.explanation(found, page, as_json=json)
+
+
+def _page_file(words: Sequence[Path]) -> Path | None:
+    """Return the file behind --explain, None where there is none."""
+    if len(words) > 1:
+        raise UsageError("--explain takes one FILE.html; the images come before it")
+    for file in words:
+        if file.suffix != ".html":
+            raise UsageError(f"--explain {file}: a page ends in .html, and images come before it")
+    return words[0] if words else None
 
 
 def export(
@@ -336,6 +394,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,
+    "analyze": analyze,
     "predict": predict,
     "compress": compress,
     "export": export,

@@ -8,7 +8,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gaternet import checkpoint
 from gaternet.binarizers import GateForm
@@ -72,6 +74,20 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     layers: tuple[LayerGates, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One image: what a model says of it, its gates (G,) uint8, 0 or 1, and what was looked at.
+
+    label: the likeliest class
+    pixels: (C, H, W) uint8
+    """
+
+    prediction: Prediction
+    label: int
+    gates: NDArray[np.uint8]
+    pixels: torch.Tensor
 
 
 def evaluate_run(
@@ -160,16 +176,23 @@ def predict_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
 
     Raises UserError where a file is no image.
     """
+    return [seen.prediction for seen in see_images(path, images, device)[1]]
+
+
+def see_images(
+    path: Path, images: tuple[Path, ...], device: str = "auto"
+) -> tuple[torch.nn.Module, list[Seen]]:
+    """Return a run's network and what it says of image files; raises as `predict_images` does."""
     run = open_run(path)
     data = run.config.recipe.data
     model = checkpoint.load(path).to(choose_device(device))
     _check_classes(model, run)
     where = next(model.parameters()).device
-    predictions = []
+    seen = []
     for file in images:
         pixels = fit_to(decode_image(file), data.image_size, data.channels, data.shorter_side)
-        predictions.append(_predict(model, pixels[None].to(where), run, file))
-    return predictions
+        seen.append(_see(model, pixels.to(where), run, file))
+    return model, seen
 
 
 def _check_classes(model: torch.nn.Module, run: Run) -> None:
@@ -184,10 +207,11 @@ def _check_classes(model: torch.nn.Module, run: Run) -> None:
 
 
 @torch.inference_mode()
-def _predict(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path) -> Prediction:
+def _see(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path) -> Seen:
     data = run.config.recipe.data
-    output = model(normalise(pixels, data.mean, data.std))
+    output = model(normalise(pixels[None], data.mean, data.std))
     layers: tuple[LayerGates, ...] = ()
+    opened = torch.empty(0)
     logits = output
     if isinstance(model, GatedModel):
         logits = output.logits
@@ -197,12 +221,13 @@ def _predict(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path)
             for name, columns in model.slices.items()
         )
     probabilities, order = logits[0].softmax(dim=0).sort(descending=True)
-    return Prediction(
+    prediction = Prediction(
         str(file),
         tuple(run.config.classes[i] for i in order.tolist()),
         tuple(probabilities.tolist()),
         layers,
     )
+    return Seen(prediction, int(order[0]), (opened > 0).cpu().numpy().astype(np.uint8), pixels)
 
 
 def export_model(

@@ -11,8 +11,8 @@ from PIL import Image
 from rich.table import Table
 
 from gaternet import checkpoint, recipes
-from gaternet.analysis.figures import gates_per_layer
-from gaternet.analysis.record import collect
+from gaternet.analysis import collect, style
+from gaternet.analysis.figures import layer_kinds
 from gaternet.data.batches import normalised_batches
 from gaternet.data.digits import load_digits
 from gaternet.model import GaterNet
@@ -48,13 +48,14 @@ def run(out: Path, device: str = "auto", interruption: Interruption | None = Non
     assert isinstance(model, GaterNet)
     test = load_digits("test")
     images = normalised_batches(test, recipe.data, "cpu")
-    gates_per_layer(collect(model, images).layers(), "Gates per layer, digits, test images", figure)
+    style.write(layer_kinds(collect(model, images).layers()), figure)
     digit = out / f"digit-{int(test.labels[0])}.png"
     Image.fromarray(test.images[0, 0].numpy()).save(digit)
-    console.print(f"\nGates per layer: {figure}", soft_wrap=True)
+    console.print(f"\nGates per layer, on the test images: {figure}", soft_wrap=True)
     console.print("\nWhat to type next:")
     for words in (
         ["evaluate", str(gated.path), "--gates", "soft"],
+        ["analyze", str(gated.path)],
         ["predict", str(gated.path), str(digit)],
         ["recipes", "list"],
         ["train", "cifar10/resnet20-gated-short", "--data", "uoft-cs/cifar10", "--out", "runs/1"],

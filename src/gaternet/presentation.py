@@ -3,9 +3,10 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from itertools import groupby, pairwise
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from gaternet.analysis.findings import Findings
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.compression.report import CompressionReport
+    from gaternet.explanation import Explanation
     from gaternet.ledger import LedgerRow, MeasuredRun
     from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
     from gaternet.training_pace import TrainingPace
 
 SHOWN_CLASSES = 5
+MOST_CELLS = 32
+"""Marks that stand for the gates of one layer."""
+SHOWN_LAYERS = 24
+SHOWN_GATES = 5
 
 
 PAPER = "“You Look Twice”, CVPR 2019"
@@ -200,6 +209,96 @@ def pace_figures(found: "TrainingPace") -> dict[str, Any]:
     }
 
 
+def progress_console() -> Console:
+    """Return a console on standard error: standard output is for results."""
+    return Console(stderr=True, markup=True, highlight=False)
+
+
+def analysis(found: "Findings", out: str, *, as_json: bool) -> None:
+    """Print what the gates do, what they tell of the class, and whether it matters."""
+    if as_json:
+        from gaternet.analysis.findings import to_json
+
+        print(to_json(found))
+        return
+    console = Console(markup=False, highlight=False)
+    console.print(_gate_summary(found))
+    if len(found.layers) <= SHOWN_LAYERS:
+        console.print(_layer_summary(found.layers))
+    table = _table("gates", "images", "accuracy", "change")
+    for swap in found.swaps:
+        change = f"{100 * swap.change:+.2f} ± {100 * swap.interval:.2f}" if swap.change else ""
+        table.add_row(swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.2f} %", change)
+    console.print("", table, sep="\n")
+    table = _table("the gates that tell most of the class", "open", "bits")
+    for row in found.informative[:SHOWN_GATES].to_dict("records"):
+        name = f"{row['layer']}, gate {row['number']}"
+        table.add_row(name, f"{100 * row['rate']:.1f} %", f"{row['information']:.3f}")
+    console.print("", table, sep="\n")
+    if len(found.similar):
+        table = _table("classes that use the most similar gates", "alike")
+        for first, second, alike in found.similar[:SHOWN_GATES].itertuples(index=False):
+            table.add_row(f"{first}, {second}", f"{100 * alike:.1f} %")
+        console.print("", table, sep="\n")
+    for what, why in found.missing.items():
+        console.print(f"not found out: {what}: {why}", soft_wrap=True)
+    console.print(f"\nfigures and numbers.json: {out}", soft_wrap=True)
+
+
+def _gate_summary(found: "Findings") -> Table:
+    kinds, opened, info, costs = found.kinds, found.open_gates, found.information, found.costs
+    table = _table(f"{found.recipe} on {found.data}, {found.split} images", "")
+    table.add_row("images", f"{found.images:,}")
+    table.add_row("accuracy", f"{100 * found.accuracy:.2f} %")
+    for name in ("always_on", "always_off", "input_dependent"):
+        share = _share(getattr(kinds, name), kinds.total)
+        table.add_row(f"gates {name.replace('_', '-' if name[0] == 'i' else ' ')}", share)
+    table.add_row("  open for 1 to 99 % of the images", f"{kinds.often:,}")
+    table.add_row(
+        "open gates of an image", f"{opened.least:,} to {opened.most:,}, mean {opened.mean:,.1f}"
+    )
+    if opened.distance is not None:
+        fit = f"deviation {opened.deviation:.2f}, Kolmogorov distance {opened.distance:.3f}"
+        table.add_row("  as a normal distribution", fit)
+    table.add_row("different gate vectors", f"{found.distinct:,}")
+    table.add_row(
+        "a gate tells of the class",
+        f"{info.mean:.4f} bits, mean; {info.most:.3f} at most; {info.chance:.5f} by chance",
+    )
+    table.add_row("multiply-accumulates, mean", f"{_part(costs.mean, costs.backbone)}")
+    outcome = costs.by_outcome
+    if outcome.difference is not None and outcome.interval is not None:
+        parts = (100 * x / costs.backbone for x in (outcome.difference, outcome.interval))
+        table.add_row(
+            "  of wrong images less of right", "{:+.2f} ± {:.2f} % of its backbone".format(*parts)
+        )
+    if found.probes:
+        probes = found.probes
+        table.add_row("class from the gates alone", f"chance {100 * probes.chance:.1f} %")
+        table.add_row("  10 nearest neighbours", f"{100 * probes.neighbours:.1f} %")
+        table.add_row("  linear", f"{100 * probes.linear:.1f} %")
+    if found.agreement:
+        other = found.agreement
+        table.add_row(
+            f"on {other.images:,} {found.against} images",
+            f"rates differ by {other.mean_difference:.4f}, mean; by chance {other.by_chance:.4f}",
+        )
+        table.add_row("  gates of the same kind", _share(other.same_kind, kinds.total))
+    return table
+
+
+def _layer_summary(layers: "pd.DataFrame") -> Table:
+    table = _table("\nlayer", "gates", "on", "off", "dependent", "open", "bits a gate", "vectors")
+    for row in layers.to_dict("records"):
+        names = ("gates", "always_on", "always_off", "input_dependent")
+        shown = (f"{row[name]:,}" for name in names)
+        open_share = f"{100 * row['open'] / row['gates']:.1f} %"
+        table.add_row(
+            row["layer"], *shown, open_share, f"{row['entropy']:.3f}", f"{row['distinct']:,}"
+        )
+    return table
+
+
 def _part(macs: float, backbone: int) -> str:
     return f"{macs:,.0f} ({100 * macs / backbone:.1f} %)"
 
@@ -212,17 +311,74 @@ def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
         return
     console = Console(markup=False, highlight=False)
     for prediction in found:
-        table = _table(prediction.image, "probability")
-        likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
-        for name, p in list(likeliest)[:SHOWN_CLASSES]:
-            table.add_row(name, f"{100 * p:.1f} %")
-        console.print(table)
+        console.print(_likeliest(prediction))
         if prediction.layers:
             layers = _table("gates in", "open", "of", "")
             for layer in prediction.layers:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
+
+
+def explanation(found: "Explanation", page: Path | None, *, as_json: bool) -> None:
+    """Print the likeliest classes of each image, and a line for each layer: a mark for each gate.
+
+    Where there are more gates than marks, each mark stands for the share of some neighbours.
+    """
+    if as_json:
+        images = [
+            asdict(view.prediction)
+            | {
+                "layers": [
+                    asdict(layer) | {"open": sum(layer.gates), "total": len(layer.gates)}
+                    for layer in view.layers
+                ],
+                "compared": found.compared,
+            }
+            for view in found.images
+        ]
+        _print_json(images)
+        return
+    console = Console(markup=False, highlight=False)
+    for view in found.images:
+        console.print(_likeliest(view.prediction))
+        headers = ["gates in", "", "open", "of"]
+        known = view.layers and view.layers[0].distance is not None
+        layers = _table(*headers, *(("away", "usually") if known else ()))
+        for layer in view.layers:
+            row = [layer.name, cells(layer.gates), str(sum(layer.gates)), str(len(layer.gates))]
+            if layer.distance is not None and layer.usual is not None:
+                row += [f"{layer.distance:.1f}", f"{layer.usual:.1f}"]
+            layers.add_row(*row)
+        console.print(layers)
+    told = ["▇ open, · closed; of many gates, how many of some neighbours: ▁ few, █ all"]
+    if found.compared:
+        told.append(
+            f"away: gates away from the mean of the class, over {found.compared}; usually: what "
+            "images of the class are"
+        )
+    else:
+        told.append("to compare with the class's mean: gaternet analyze RUN first")
+    if page is not None:
+        told.append(f"page: {page}")
+    console.print(*told, sep="\n", soft_wrap=True)
+
+
+def cells(gates: Sequence[int], most: int = MOST_CELLS) -> str:
+    """Return gates in a line of at most so many marks."""
+    if len(gates) <= most:
+        return "".join("▇" if gate else "·" for gate in gates)
+    edges = [len(gates) * place // most for place in range(most + 1)]
+    shares = [sum(gates[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return "".join("▁▂▃▄▅▆▇█"[ceil(8 * share) - 1] if share else "·" for share in shares)
+
+
+def _likeliest(prediction: "Prediction") -> Table:
+    table = _table(prediction.image, "probability")
+    likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
+    for name, p in list(likeliest)[:SHOWN_CLASSES]:
+        table.add_row(name, f"{100 * p:.1f} %")
+    return table
 
 
 def exported(result: "ExportResult", *, as_json: bool) -> None:

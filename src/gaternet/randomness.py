@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     NETWORK = 3
     SPLIT = 4
+    ANALYSIS = 5
 
 
 def _mix(x: Tensor) -> Tensor:

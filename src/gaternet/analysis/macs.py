@@ -1,12 +1,17 @@
 """Multiply-accumulates over a set of images, layer by layer."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gaternet.accounting import MacCounter
 from gaternet.analysis.record import GateRecord
+from gaternet.analysis.split_record import SplitRecord
 
 BATCH = 256
 
@@ -45,20 +50,30 @@ class MacReport:
         return self.mean / self.backbone
 
 
+@dataclass(frozen=True)
+class CostByOutcome:
+    """Multiply-accumulates of images that were classified rightly, and of the others, mean each.
+
+    difference: wrong less right; above 0, images that are hard cost more
+    interval: half the width of the difference's 95 % interval (Welch)
+
+    None where there are fewer than two images of either.
+    """
+
+    right: float | None
+    wrong: float | None
+    difference: float | None
+    interval: float | None
+
+
 def report_macs(counter: MacCounter, record: GateRecord) -> MacReport:
     """Count what the images of a record need.
 
     Raises ValueError where the record has another number of gates than the counter's model.
     """
-    if record.gate_count != counter.gate_count:
-        raise ValueError(
-            f"the record has {record.gate_count} gates, the counter's model {counter.gate_count}"
-        )
     sums = torch.zeros(len(counter.layers), dtype=torch.float64)
     totals = []
-    for start in range(0, len(record), BATCH):
-        gates = torch.from_numpy(record.gates(start, start + BATCH)).double()
-        needed = counter(gates)
+    for needed in _counted(counter, record):
         sums += needed.sum(dim=0)
         totals.append(needed.sum(dim=1))
     each = torch.cat(totals).numpy()
@@ -76,3 +91,31 @@ def report_macs(counter: MacCounter, record: GateRecord) -> MacReport:
         ),
         uncounted=counter.uncounted,
     )
+
+
+def needed_macs(counter: MacCounter, record: GateRecord) -> NDArray[np.float64]:
+    """Return what each image needs, who decides included, (N,).
+
+    Raises ValueError where the record has another number of gates than the counter's model.
+    """
+    return torch.cat([needed.sum(dim=1) for needed in _counted(counter, record)]).numpy()
+
+
+def compare_costs(record: SplitRecord, macs: NDArray[np.float64]) -> CostByOutcome:
+    """Compare what images need, (N,), between those classified rightly and the others."""
+    right, wrong = macs[record.right], macs[~record.right]
+    if min(len(right), len(wrong)) < 2:
+        return CostByOutcome(None, None, None, None)
+    spread = math.sqrt(right.var(ddof=1) / len(right) + wrong.var(ddof=1) / len(wrong))
+    difference = float(wrong.mean() - right.mean())
+    return CostByOutcome(float(right.mean()), float(wrong.mean()), difference, 1.96 * spread)
+
+
+def _counted(counter: MacCounter, record: GateRecord) -> Iterator[Tensor]:
+    """Yield what some images need in each layer, (n, L) float64."""
+    if record.gate_count != counter.gate_count:
+        raise ValueError(
+            f"the record has {record.gate_count} gates, the counter's model {counter.gate_count}"
+        )
+    for start in range(0, len(record), BATCH):
+        yield counter(torch.from_numpy(record.gates(start, start + BATCH)).double())

@@ -1,7 +1,8 @@
 """Every image's gates, stored as bits, and what follows from them layer by layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from gaternet.model import GatedModel
 from gaternet.randomness import Purpose, sample_keys
+
+UNPACKED = 2**24
+"""Gates that are unpacked at once: 64 MB as float32."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,44 @@ class GateRecord:
         """Return rows `start` to `stop` unpacked, (n, G) uint8, 0 or 1."""
         return np.unpackbits(self.bits[start:stop], axis=1, count=self.gate_count)
 
+    def parts(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield all rows unpacked, (n, G) uint8 each, as many at once as memory allows."""
+        rows = max(1, UNPACKED // self.gate_count)
+        for start in range(0, len(self), rows):
+            yield self.gates(start, start + rows)
+
+    def layer(self, name: str) -> NDArray[np.uint8]:
+        """Return the gates of one gate point, (N, n) uint8."""
+        columns = self.slices[name]
+        first = columns.start // 8
+        offset, width = columns.start - 8 * first, columns.stop - columns.start
+        part = self.bits[:, first : -(-columns.stop // 8)]
+        return np.unpackbits(part, axis=1, count=offset + width)[:, offset:]
+
+    def take(self, rows: NDArray[np.int64]) -> "GateRecord":
+        """Return the record of the images in those rows, in that order."""
+        return GateRecord(self.bits[rows], self.slices)
+
     def open_counts(self) -> NDArray[np.int64]:
         """Return for how many images each gate is open, (G,)."""
+        return self._open_counts.copy()
+
+    @cached_property
+    def _open_counts(self) -> NDArray[np.int64]:
         counts = np.zeros(self.gate_count, dtype=np.int64)
-        for start in range(0, len(self), 1024):
-            counts += self.gates(start, start + 1024).sum(axis=0, dtype=np.int64)
+        for part in self.parts():
+            counts += part.sum(axis=0, dtype=np.int64)
         return counts
+
+    def open_per_image(self) -> NDArray[np.int64]:
+        """Return how many gates each image opens, (N,)."""
+        # Bits behind the last gate are 0: numpy.packbits fills up with zeros.
+        return np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
+
+    def dependent(self) -> NDArray[np.int64]:
+        """Return the columns of the input-dependent gates, (D,)."""
+        counts = self._open_counts
+        return np.flatnonzero((counts > 0) & (counts < len(self)))
 
     def layers(self) -> tuple[LayerUse, ...]:
         """Return the use of each gate point's gates, in the order of execution (Figures 2, 6)."""

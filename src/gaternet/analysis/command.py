@@ -1,0 +1,275 @@
+"""What `gaternet analyze` does: a run in; figures, numbers and a report out.
+
+OUT/SPLIT/gates/         every image's gates, label and prediction, for later questions
+OUT/SPLIT/numbers.json   what was found, as plain numbers
+OUT/SPLIT/*.png, *.svg   figures
+OUT/SPLIT/report.html    the same and each image's gates, for a browser
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+
+from gaternet import checkpoint
+from gaternet.accounting import count_macs
+from gaternet.analysis import figures, style
+from gaternet.analysis.classes import (
+    chance_information,
+    class_agreement,
+    class_layer_rates,
+    mutual_information,
+)
+from gaternet.analysis.embedding import Embedding, embed, why_no_embedding
+from gaternet.analysis.findings import Findings, Measured, Subject, find, to_json
+from gaternet.analysis.macs import needed_macs
+from gaternet.analysis.page import write_page
+from gaternet.analysis.page.report import report_page
+from gaternet.analysis.saved import GATES, read_record, source_of, weights_of, write_record
+from gaternet.analysis.split_record import SplitRecord, labelled_batches, observe
+from gaternet.analysis.statistics import opening_rates
+from gaternet.analysis.swaps import swap_gates
+from gaternet.commands import split_images
+from gaternet.data.batches import Batch, Images, evaluation_batches
+from gaternet.data.streams import HubStream
+from gaternet.errors import UsageError, UserError
+from gaternet.model import GatedModel
+from gaternet.training.compute import ComputePlan, choose_device, keep_freed_memory, plan
+from gaternet.training.processes import ALONE, Processes
+from gaternet.training.run import Run, open_run
+
+BATCH_SIZE = 250
+DRAWN_CLASSES = 200
+"""With more classes their similarity is not drawn."""
+FIGURES = (
+    *("kinds-share", "kinds-number", "opening-rates", "open-gates", "embedding", "entropy"),
+    *("information", "class-layers", "class-agreement", "costs", "swaps", "agreement"),
+)
+
+
+@dataclass(frozen=True)
+class AnalysisRequest:
+    """What to analyze a run on.
+
+    out: directory that is written to; None: RUN/analysis
+    against: another split whose gates are compared; None: validation, if images were held out
+    """
+
+    data: str | None = None
+    split: str = "test"
+    out: Path | None = None
+    against: str | None = None
+    tsne: bool = True
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A run's newest network, and how it is run."""
+
+    run: Run
+    model: GatedModel
+    weights: str
+    plan: ComputePlan
+    console: Console
+
+    def batches(self, images: Images, title: str) -> Iterator[Batch]:
+        """Yield this process's share of the images, and show how far it is."""
+        data = self.run.config.recipe.data
+        found = (
+            Batch(index, pixels.contiguous(memory_format=self.plan.memory_format), labels)
+            for index, pixels, labels in labelled_batches(
+                images, data, self.plan.loading, BATCH_SIZE
+            )
+        )
+        share = len(images) // self.plan.processes.count
+        return _shown(found, -(-share // BATCH_SIZE), title, self.console)
+
+
+def analyze_run(
+    path: Path,
+    request: AnalysisRequest,
+    processes: Processes = ALONE,
+    console: Console | None = None,
+) -> Findings | None:
+    """Analyze a run's newest network; return what was found, None in all processes but the first.
+
+    The images are run by all processes together. `console` shows how far it is.
+
+    Raises UserError where the run has no gates, where data or flags do not go with it, or the disk
+    does not take the files.
+    """
+    console = console if console and processes.first else Console(quiet=True)
+    network = _load(path, request, processes, console)
+    run, out = network.run, request.out or path / "analysis"
+    directory = out / request.split
+    against = request.against or _held_out(run, request.split)
+    images = split_images(run, request.data, request.split)
+    _make(directory)
+    record = _recorded(network, images, request.split, directory)
+    other = None
+    if against:
+        others = split_images(run, request.data, against)
+        other = _recorded(network, others, against, out / against)
+    batches = network.batches(images, "gates swapped")
+    swaps = swap_gates(network.model, batches, record, processes)
+    if not processes.first:
+        return None
+    missing = {} if against else {"agreement": "no images to compare with: give --against SPLIT"}
+    embedding = _embedded(record, missing, console) if request.tsne else None
+    console.print("statistics and figures")
+    subject = Subject(str(path), run.config.recipe.name, images.name, request.split)
+    counter = count_macs(network.model.cpu(), run.config.recipe.data.input_size)
+    measured = Measured(tuple(swaps), embedding, against, other, missing)
+    found = find(subject, record, counter, measured)
+    _write(to_json(found) + "\n", directory / "numbers.json")
+    drawn = dict(_figures(record, found, measured))
+    macs = needed_macs(counter, record.gates)
+    drawn["costs"] = figures.cost_histogram(macs, record.right, counter.backbone_macs)
+    _draw(drawn, directory)
+    if processes.count == 1 or not isinstance(images, HubStream):
+        # Otherwise an image of the stream has another place for one process than it had for all.
+        loading = replace(network.plan.loading, rank=0, ranks=1)
+        data = run.config.recipe.data
+        seen = evaluation_batches(images, data, BATCH_SIZE, loading)
+        write_page(report_page(found, record, measured, seen, macs), directory / "report.html")
+    return found
+
+
+def _load(path: Path, request: AnalysisRequest, processes: Processes, console: Console) -> _Network:
+    if request.against == request.split:
+        raise UsageError(f"--against {request.against} is the split that is analyzed")
+    run = open_run(path)
+    device = choose_device(request.device)
+    newest = checkpoint.newest(run.checkpoints)
+    model = checkpoint.load(newest)
+    if not isinstance(model, GatedModel):
+        raise UserError(f"{path} is a plain network: it has no gates to analyze")
+    compute = replace(run.config.recipe.compute, sync_batch_norm=False)  # matters in training only
+    used = plan(compute, device, processes)
+    keep_freed_memory()
+    model = model.to(device, memory_format=used.memory_format)  # type: ignore[call-overload]
+    return _Network(run, model, weights_of(newest), used, console)
+
+
+def _held_out(run: Run, split: str) -> str | None:
+    """Return the split that the gates are compared on where none is asked for."""
+    imported = (run.result or {}).get("imported_from")
+    held_out = run.config.recipe.validation and not imported
+    return "validation" if held_out and split != "validation" else None
+
+
+def _recorded(network: _Network, images: Images, split: str, directory: Path) -> SplitRecord:
+    """Return the record of a split: an earlier pass's where it still holds, else a new one."""
+    processes, console = network.plan.processes, network.console
+    place, source = directory / GATES, _source(network, images, split)
+    record = _read(place) if source_of(place) == source else None
+    # All processes must go the same way.
+    have = torch.tensor(float(record is not None), device=network.plan.device)
+    if record is not None and int(processes.total(have)) == processes.count:
+        console.print(f"gates of {len(record):,} {split} images: {place}", soft_wrap=True)
+        return record
+    batches = network.batches(images, f"gates of {len(images):,} {split} images")
+    record = observe(network.model, batches, images.classes, processes)
+    if processes.first:
+        _make(directory)
+        shutil.rmtree(place, ignore_errors=True)
+        write_record(record, place, source)
+    return record
+
+
+def _read(place: Path) -> SplitRecord | None:
+    try:
+        return read_record(place)
+    except UserError:  # it is damaged, and can be made again
+        return None
+
+
+def _source(network: _Network, images: Images, split: str) -> dict[str, Any]:
+    binarizer, loading = network.model.binarizer, network.plan.loading
+    return {
+        "weights": network.weights,
+        "form": str(binarizer.form),
+        "threshold": binarizer.threshold,
+        "split": split,
+        "data": images.name,
+        "fingerprint": images.fingerprint,
+        "images": len(images),
+        # Where an image of a stream has its place depends on who reads it.
+        "readers": [loading.ranks, loading.workers] if isinstance(images, HubStream) else None,
+    }
+
+
+def _embedded(record: SplitRecord, missing: dict[str, str], console: Console) -> Embedding | None:
+    reason = why_no_embedding(record.gates)
+    if reason:
+        missing["embedding"] = reason
+        return None
+    console.print("embedding: PCA and t-SNE")
+    return embed(record.gates)
+
+
+def _figures(
+    record: SplitRecord, found: Findings, measured: Measured
+) -> Iterator[tuple[str, Figure]]:
+    gates, layers = record.gates, record.gates.layers()
+    rates = opening_rates(gates)
+    yield "kinds-share", figures.layer_kinds(layers)
+    yield "kinds-number", figures.layer_kinds(layers, share=False)
+    yield "opening-rates", figures.opening_histogram(rates, len(record))
+    yield "open-gates", figures.open_gates_histogram(gates.open_per_image(), found.open_gates)
+    yield "entropy", figures.layer_entropy(found.layers)
+    information = mutual_information(record)
+    chance = chance_information(record)
+    yield "information", figures.information_by_layer(information, gates.slices, chance)
+    yield "class-layers", figures.class_layer_heat_map(class_layer_rates(record))
+    if len(found.similar) and len(record.classes) <= DRAWN_CLASSES:
+        agreement = class_agreement(record)
+        yield "class-agreement", figures.class_agreement_heat_map(agreement, record.classes)
+    lucky = found.probes.chance if found.probes else None
+    yield "swaps", figures.swap_bars(measured.swaps, lucky)
+    if measured.embedding:
+        labels = record.labels[measured.embedding.rows]
+        picture = figures.embedding_scatter(measured.embedding, labels, record.classes)
+        yield "embedding", picture
+    if measured.other and measured.against:
+        others = opening_rates(measured.other.gates)
+        yield "agreement", figures.rate_scatter(rates, others, measured.against)
+
+
+def _draw(drawn: dict[str, Figure], directory: Path) -> None:
+    """Write figures; those of an earlier analysis that are not among them go."""
+    for name in FIGURES:
+        for path in (directory / f"{name}.png", directory / f"{name}.svg"):
+            path.unlink(missing_ok=True)
+            if name in drawn:
+                style.write(drawn[name], path)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror}") from None
+
+
+def _write(text: str, path: Path) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _shown(batches: Iterable[Batch], count: int, title: str, console: Console) -> Iterator[Batch]:
+    """Yield batches under a progress bar, or behind a plain line where there is no terminal."""
+    if console.is_terminal:
+        return iter(track(batches, escape(title), total=count, console=console))
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    return iter(batches)

@@ -1,0 +1,114 @@
+"""What a page shows: plain arrays, checked against each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of text: a title, a sentence that says what it shows, columns, rows."""
+
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """N images of C classes with their G gates, and what was found out about them.
+
+    Without labels the page explains single images: it shows them beside the mean of the class that
+    was predicted, where `rates` has it, and no statistics over images.
+
+    Raises ValueError where the arrays do not fit each other.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    slices: Mapping[str, slice]
+    """Columns of each gate point, in the order of execution."""
+    bits: NDArray[np.uint8]
+    """(N, ⌈G / 8⌉), each row packed as by `numpy.packbits`: `GateRecord.bits`."""
+    images: NDArray[np.uint8]
+    """(N, H, W, 3)."""
+    predictions: NDArray[np.integer]
+    """(N,), the predicted class of each image."""
+    labels: NDArray[np.integer] | None = None
+    """(N,), the class of each image."""
+    names: tuple[str, ...] | None = None
+    """What the images are called; none: their number."""
+    confidences: NDArray[np.floating] | None = None
+    """(N,), the probability of the predicted class."""
+    embedding: NDArray[np.floating] | None = None
+    """(N, 2); none: the images lie on a grid."""
+    mutual_information: NDArray[np.floating] | None = None
+    """(G,), between each gate and the class, in bits."""
+    similarity: NDArray[np.floating] | None = None
+    """(C, C), the mean share of gates that an image of each class have alike; NaN: not known."""
+    macs: NDArray[np.number] | None = None
+    """(N,), multiply-accumulates that each image needs, gater included."""
+    backbone_macs: int | None = None
+    """Of the plain backbone, for each image."""
+    rates: NDArray[np.floating] | None = None
+    """(C, G), how often a class opens each gate, over other images; a row of NaN is not known."""
+    rates_of: str | None = None
+    """The images that `rates` are of, in words."""
+    tables: tuple[PageTable, ...] = ()
+
+    def __post_init__(self) -> None:
+        count, gates, classes = len(self.bits), self.gate_count, len(self.classes)
+        shapes = {
+            "bits": (count, -(-gates // 8)),
+            "images": (count, *self.images.shape[1:3], 3),
+            "predictions": (count,),
+            "labels": (count,),
+            "confidences": (count,),
+            "embedding": (count, 2),
+            "mutual_information": (gates,),
+            "similarity": (classes, classes),
+            "macs": (count,),
+            "rates": (classes, gates),
+        }
+        if not count:
+            raise ValueError("a page needs at least one image")
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} is {array.shape}, it must be {shape}")
+        if self.names is not None and len(self.names) != count:
+            raise ValueError(f"there are {len(self.names)} names for {count} images")
+        for name in ("predictions", "labels"):
+            array = getattr(self, name)
+            if array is not None and (array.min() < 0 or array.max() >= classes):
+                raise ValueError(f"{name} has numbers that are none of the {classes} classes")
+
+    @property
+    def gate_count(self) -> int:
+        """G."""
+        return max(columns.stop for columns in self.slices.values())
+
+    def open_counts(self) -> NDArray[np.int64]:
+        """Return for how many images each gate is open, (G,)."""
+        counts = np.zeros(self.gate_count, dtype=np.int64)
+        for start in range(0, len(self.bits), 1024):
+            rows = np.unpackbits(self.bits[start : start + 1024], axis=1, count=self.gate_count)
+            counts += rows.sum(axis=0, dtype=np.int64)
+        return counts
+
+    def shown_gates(self) -> NDArray[np.int64]:
+        """Return the gates that are shown one by one, (D,): the input-dependent ones.
+
+        Of single images, which say little about that, they are those that depend on the input
+        where `rates` were taken, or all gates.
+        """
+        if self.labels is None and self.rates is None:
+            return np.arange(self.gate_count)
+        shares = self.open_counts()[None] / len(self.bits)
+        if self.rates is not None:
+            known = self.rates[~np.isnan(self.rates).any(axis=1)]
+            shares = np.concatenate((shares, known))
+        return np.flatnonzero((shares > 0).any(axis=0) & (shares < 1).any(axis=0))

@@ -1,0 +1,82 @@
+"""A split's record on disk, so that later questions need no second pass over its images."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gaternet import checkpoint
+from gaternet.analysis.record import GateRecord
+from gaternet.analysis.split_record import Extremes, SplitRecord
+from gaternet.errors import UserError
+
+GATES = "gates"
+VERSION = 1
+"""Of the layout of what is written; a record of another one is made anew."""
+
+
+def write_record(record: SplitRecord, directory: Path, source: Mapping[str, Any]) -> None:
+    """Write a record as safetensors and JSON with their SHA-256, whole or not at all.
+
+    `source` says what it was made from, in JSON's own types. Raises UserError where the directory
+    exists or the disk does not take it.
+    """
+    arrays = {
+        "bits": record.gates.bits,
+        "index": record.index,
+        "labels": record.labels,
+        "predictions": record.predictions,
+        **asdict(record.extremes),
+    }
+    about = {
+        "version": VERSION,
+        "source": dict(source),
+        "classes": record.classes,
+        "layers": [[name, c.start, c.stop] for name, c in record.gates.slices.items()],
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    checkpoint.write(directory, {GATES: tensors}, {GATES: about})
+
+
+def read_record(directory: str | Path) -> SplitRecord:
+    """Read what `write_record` wrote; raise UserError where it is missing, altered or another's."""
+    path = Path(directory)
+    about = checkpoint.read_json(path, GATES)
+    try:
+        if about["version"] != VERSION:
+            raise UserError(f"{path} was written by another version; remove it and analyze again")
+        found = {name: t.numpy() for name, t in checkpoint.read_tensors(path, GATES).items()}
+        extremes = (found[name] for name in Extremes.__dataclass_fields__)
+        return SplitRecord(
+            GateRecord(
+                found["bits"],
+                {name: slice(start, stop) for name, start, stop in about["layers"]},
+            ),
+            found["index"],
+            found["labels"],
+            found["predictions"],
+            tuple(about["classes"]),
+            Extremes(*extremes),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} holds no record of gates; remove it and analyze again") from None
+
+
+def source_of(directory: Path) -> dict[str, Any] | None:
+    """Return what a record was made from; None where there is none of this version."""
+    file = directory / f"{GATES}.json"
+    try:
+        about = json.loads(file.read_text())
+        return dict(about["source"]) if about["version"] == VERSION else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def weights_of(directory: Path) -> str:
+    """Return the SHA-256 of a checkpoint's architecture and weights, from its manifest."""
+    manifest = json.loads((directory / checkpoint.MANIFEST).read_text())
+    names = (f"{checkpoint.MODEL}.json", f"{checkpoint.MODEL}.safetensors")
+    return "-".join(str(manifest[name]["sha256"]) for name in names)

@@ -1,0 +1,200 @@
+"""`gaternet analyze`, the whole way: files, numbers, saved gates, mistakes, two processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gaternet import cli
+from gaternet.analysis import read_record
+from gaternet.analysis.command import FIGURES
+from gaternet.data.digits import load_digits
+from small_runs import sign_again, tree
+from terminal import Terminal
+
+
+def analyze(run: Path, out: Path, *words: str | Path) -> list[str | Path]:
+    return ["analyze", run, "--out", out, "--device", "cpu", *words]
+
+
+@pytest.fixture(scope="module")
+def analyzed(gated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("analysis")
+    assert cli.main([str(word) for word in analyze(gated_run, out)]) == 0
+    return out
+
+
+def numbers(out: Path, split: str = "test") -> dict:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads((out / split / "numbers.json").read_text(), parse_constant=refuse)
+
+
+def test_figures_and_numbers_are_there(analyzed: Path) -> None:
+    for name in FIGURES:
+        with Image.open(analyzed / "test" / f"{name}.png") as image:
+            assert image.width > 900
+        assert "<svg" in (analyzed / "test" / f"{name}.svg").read_text()
+    found = numbers(analyzed)
+    assert found["missing"] == {}
+    assert found["images"] == 500
+    assert found["agreement"]["images"] == 100
+    assert sum(found["rates"]) == found["kinds"]["input_dependent"]
+    assert len(found["swaps"]) == 5
+    assert len(found["special"]) == 50
+    assert found["components"] <= found["kinds"]["input_dependent"]
+
+
+def test_numbers_are_those_of_other_commands(
+    analyzed: Path, gated_run: Path, terminal: Terminal
+) -> None:
+    found = numbers(analyzed)
+    evaluated = json.loads(terminal.succeed("evaluate", gated_run, "--device", "cpu", "--json"))
+    measured = evaluated["evaluation"]
+    assert 100 * (1 - found["accuracy"]) == pytest.approx(measured["error_percent"])
+    assert found["swaps"][0]["accuracy"] == pytest.approx(found["accuracy"])
+    for name in ("total", "always_on", "always_off", "input_dependent"):
+        assert found["kinds"][name] == measured["gates"][name]
+    assert found["open_gates"]["mean"] == pytest.approx(measured["gates"]["mean_open"])
+    assert found["costs"]["mean"] == pytest.approx(measured["gates"]["needed_macs"])
+
+
+def test_saved_gates_serve_later_questions(
+    analyzed: Path, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    record = read_record(analyzed / "test" / "gates")
+    assert record.labels.tolist() == load_digits("test").labels.tolist()
+    assert len(read_record(analyzed / "validation" / "gates")) == 100
+    out = tmp_path / "out"
+    shutil.copytree(analyzed, out)
+    before = {name: data for name, data in tree(out).items() if "/gates/" in name}
+    terminal.succeed(*analyze(gated_run, out, "--no-tsne"))
+    after = tree(out)
+    assert all(after[name] == data for name, data in before.items())
+    # The embedding was left out, so its old picture is gone; the numbers are the same.
+    assert "test/embedding.png" not in after
+    assert numbers(out) == numbers(analyzed) | {"components": None, "explained": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["weights", "bits"])
+def test_stale_and_damaged_gates_are_made_anew(
+    harm: str, analyzed: Path, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(analyzed, out)
+    gates = out / "test" / "gates"
+    whole = tree(gates)
+    if harm == "weights":
+        about = json.loads((gates / "gates.json").read_text())
+        about["source"]["weights"] = "another checkpoint's"
+        (gates / "gates.json").write_text(json.dumps(about))
+        sign_again(gates)
+    else:
+        file = gates / "gates.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    terminal.succeed(*analyze(gated_run, out, "--no-tsne"))
+    assert tree(gates) == whole
+
+
+def test_json_is_all_that_is_printed(
+    gated_run: Path, terminal: Terminal, analyzed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shown = terminal.succeed(*analyze(gated_run, out, "--no-tsne", "--json"))
+    assert json.loads(shown) == numbers(out)
+
+
+def test_report_is_readable(gated_run: Path, terminal: Terminal, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shown = terminal.succeed(*analyze(gated_run, out, "--split", "validation", "--no-tsne"))
+    assert "validation images" in shown
+    assert "input-dependent" in shown
+    assert "another image's, same class" in shown
+    assert "not found out: agreement: no images to compare with: give --against SPLIT" in shown
+    assert str(out / "validation") in "".join(shown.split("\n"))
+    assert "nan" not in shown.lower().replace("gaternet", "")
+
+
+@pytest.mark.slow
+def test_another_split_to_compare_with(gated_run: Path, terminal: Terminal, tmp_path: Path) -> None:
+    terminal.succeed(*analyze(gated_run, tmp_path, "--against", "train", "--no-tsne"))
+    assert numbers(tmp_path)["against"] == "train"
+    assert numbers(tmp_path)["agreement"]["images"] == 1297
+
+
+@pytest.mark.slow
+def test_by_default_the_run_s_own_directory_is_written_to(
+    gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(gated_run, run)
+    terminal.succeed("analyze", run, "--device", "cpu", "--no-tsne")
+    assert read_record(run / "analysis" / "test" / "gates").classes[3] == "3"
+
+
+def test_mistakes_are_told_in_a_line(
+    plain_run: Path, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = terminal.fail(1, *analyze(plain_run, out))
+    assert "plain network: it has no gates to analyze" in said
+    assert "no such run directory" in terminal.fail(1, *analyze(tmp_path / "absent", out))
+    said = terminal.fail(2, *analyze(gated_run, out, "--against", "test"))
+    assert "--against test is the split that is analyzed" in said
+    assert not out.exists()
+    out.write_text("a file")
+    assert "cannot write" in terminal.fail(1, *analyze(gated_run, out))
+
+
+def test_gates_that_are_all_open_are_reported(
+    gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(gated_run, run)
+    (newest,) = sorted((run / "checkpoints").iterdir())[-1:]
+    model = json.loads((newest / "model.json").read_text())
+    (newest / "model.json").write_text(json.dumps(model | {"threshold": -1000.0}))
+    sign_again(newest)
+    shown = terminal.succeed("analyze", run, "--device", "cpu")
+    found = numbers(run / "analysis")
+    assert found["kinds"]["always_on"] == found["kinds"]["total"]
+    assert found["missing"] == {
+        "embedding": "no input-dependent gates: t-SNE needs two",
+        "probes": "no gate depends on the input",
+    }
+    assert "not found out: embedding: no input-dependent gates" in shown
+    assert found["open_gates"]["distance"] is None
+    assert found["distinct"] == 1
+    assert not (run / "analysis" / "test" / "embedding.png").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_record_what_one_does(
+    analyzed: Path, gated_run: Path, tmp_path: Path
+) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [str(word) for word in analyze(gated_run, tmp_path, "--no-tsne", "--json")]
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "gaternet", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, alone = json.loads(done.stdout), numbers(analyzed)
+    assert found["swaps"] == alone["swaps"]
+    assert found["kinds"] == alone["kinds"]
+    records = [read_record(out / "test" / "gates") for out in (tmp_path, analyzed)]
+    first, second = ({**vars(r.extremes), "bits": r.gates.bits, "i": r.index} for r in records)
+    for name in ("bits", "i", "opening", "closing"):
+        assert np.array_equal(first[name], second[name]), name

@@ -1,0 +1,327 @@
+"""The page in a real browser: what it shows against numpy, and that it stays offline."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browser import Visit, visiting
+from gaternet.analysis.page import Page, PageTable, write_page
+from gaternet.analysis.page.arrays import page_arrays
+from gaternet.errors import UserError
+
+IMAGES, CLASSES, WIDTHS = 60, 4, (5, 12, 7, 3)
+NUMBER = "input[aria-label='Number of image {}']"
+NAMES = ("cat", "<b>dog</b>", "</script><script>1", "a & b &lt; %{x}")
+
+
+def fake_gates(seed: int = 0) -> np.ndarray:
+    """Return gates (N, G) of which classes differ; layer 4 is constant, as are some others."""
+    generator = np.random.default_rng(seed)
+    rates = generator.random((CLASSES, sum(WIDTHS)))
+    rates[:, [0, 24]], rates[:, [6, 25, 26]] = 1, 0
+    return (generator.random((IMAGES, sum(WIDTHS))) < rates[fake_labels()]).astype(np.uint8)
+
+
+def fake_labels() -> np.ndarray:
+    return np.arange(IMAGES) % CLASSES
+
+
+def fake_page(gates: np.ndarray | None = None) -> Page:
+    generator = np.random.default_rng(1)
+    gates = fake_gates() if gates is None else gates
+    labels, count = fake_labels()[: len(gates)], len(gates)
+    stops = np.cumsum(WIDTHS).tolist()
+    return Page(
+        title="Gates of <i>a run</i> & more",
+        classes=NAMES,
+        slices={
+            f"layer{n}.<u>": slice(stop - width, stop)
+            for n, (stop, width) in enumerate(zip(stops, WIDTHS, strict=True))
+        },
+        bits=np.packbits(gates, axis=1),
+        images=generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8),
+        predictions=np.where(np.arange(count) % 5 == 0, (labels + 1) % CLASSES, labels),
+        labels=labels,
+        embedding=generator.normal(size=(count, 2)),
+        mutual_information=generator.random(sum(WIDTHS)),
+        similarity=np.eye(CLASSES),
+        macs=gates.sum(axis=1) * 1000,
+        backbone_macs=27_000,
+        tables=(PageTable("<b>T</b>", "what & why", ("gates", "accuracy"), (("own", "90 %"),)),),
+    )
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+    with visiting(tmp_path_factory.mktemp("profile")) as visit:
+        yield visit
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    write_page(fake_page(), file)
+    return file
+
+
+@pytest.fixture
+def opened(visit: Visit, page_file: Path) -> Iterator[Visit]:
+    """A page of 60 images as it opens; when the test has ended, nothing went wrong on it."""
+    visit.wrong.clear()
+    if visit.tab.url != page_file.as_uri():
+        visit.open(page_file)
+    if visit.tab.is_enabled("#all"):
+        visit.tab.click("#all")
+    for letter, image in (("B", "1"), ("A", "0")):
+        visit.tab.fill(NUMBER.format(letter), image)
+        visit.tab.press(NUMBER.format(letter), "Enter")
+    visit.tab.evaluate("scrollTo(0, 0)")
+    yield visit
+    assert visit.wrong == []
+
+
+def place(visit: Visit, page: Page, image: int) -> dict[str, float]:
+    """Return where on the map an image lies, from its embedding."""
+    box = visit.tab.locator("#map").bounding_box()
+    assert box is not None
+    assert page.embedding is not None
+    low, high = page.embedding.min(axis=0), page.embedding.max(axis=0)
+    x, y = 0.06 + 0.88 * (page.embedding[image] - low) / (high - low)
+    return {"x": float(x * box["width"]), "y": float(y * box["height"])}
+
+
+def expected_numbers(a: int, b: int) -> list[list[str]]:
+    """Return the table of two images' gates by layer, counted one by one."""
+    gates, labels = fake_gates().astype(float), fake_labels()
+    rows, start = [], 0
+    for layer, width in enumerate(WIDTHS):
+        columns = slice(start, start + width)
+        row = [f"layer{layer}.<u>", str(width)]
+        for image in (a, b):
+            mean = gates[labels == labels[image]].mean(axis=0)[columns]
+            own = gates[image, columns]
+            row += [f"{own.sum():.0f}", f"{mean.sum():.2f}", f"{np.abs(own - mean).sum():.2f}"]
+        rows.append([*row, f"{(gates[a, columns] != gates[b, columns]).sum():.0f}"])
+        start += width
+    return rows
+
+
+def test_opens_from_disk_and_says_what_is_in_it(opened: Visit, tmp_path: Path) -> None:
+    gates = fake_gates()
+    rates = gates.mean(axis=0)
+    dependent = int(((rates > 0) & (rates < 1)).sum())
+    assert opened.text("#title") == "Gates of <i>a run</i> & more"
+    assert opened.text("#facts") == (
+        f"60 images · 4 classes · {dependent} of 27 gates depend on the input · "
+        "20.00 % wrongly classified"
+    )
+    assert opened.table("#tables-box") == [["own", "90 %"]]
+    shares = {str(trace["name"]): trace["y"] for trace in opened.drawn("fig-kinds")}
+    start = 0
+    for layer, width in enumerate(WIDTHS):
+        part = rates[start : start + width]
+        on, off = (part == 1).mean(), (part == 0).mean()
+        found = [shares[name][layer] for name in ("always on", "input-dependent", "always off")]
+        assert found == pytest.approx([100 * on, 100 * (1 - on - off), 100 * off])
+        start += width
+    opened.tab.screenshot(path=tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.size == (1366, 768)
+
+
+def test_choosing_a_class_changes_the_figures(opened: Visit) -> None:
+    gates, labels = fake_gates(), fake_labels()
+    assert [trace["name"] for trace in opened.drawn("fig-layers")] == ["all images"]
+    opened.tab.select_option("#class", "1")
+    everything, own = opened.drawn("fig-layers")
+    stops = np.cumsum(WIDTHS)[:-1]
+    for trace, rows in ((everything, gates), (own, gates[labels == 1])):
+        expected = [100 * part.mean() for part in np.split(rows, stops, axis=1)]
+        assert trace["y"] == pytest.approx(expected, abs=1e-4)
+    assert opened.text("#left") == "15 of 60 images"
+    first = opened.table("#special")[0]
+    apart = gates[labels == 1].mean(axis=0) - gates[labels != 1].mean(axis=0)
+    assert first[3] == f"{100 * apart[np.abs(apart).argmax()]:+.1f}".replace("-", "−")
+    opened.tab.click("#all")
+    assert len(opened.drawn("fig-layers")) == 1
+
+
+def test_open_gates_and_their_fit(opened: Visit) -> None:
+    counts = fake_gates().sum(axis=1)
+    bars, fit = opened.drawn("fig-open")
+    assert dict(zip(bars["x"], bars["y"], strict=True)) == {
+        float(n): (counts == n).sum() for n in range(counts.min(), counts.max() + 1)
+    }
+    middle = int(np.argmax(fit["y"]))
+    assert fit["x"][middle] == pytest.approx(counts.mean(), abs=0.1)
+    peak = IMAGES / (counts.std() * np.sqrt(2 * np.pi))
+    assert fit["y"][middle] == pytest.approx(peak, rel=1e-3)
+
+
+def test_clicking_a_point_shows_its_gates(opened: Visit) -> None:
+    page = fake_page()
+    opened.tab.click("#numbers summary")
+    opened.tab.evaluate("scrollTo(0, 0)")
+    assert opened.table("#numbers-box") == expected_numbers(0, 1)
+    opened.tab.click("#map", position=place(opened, page, 17))  # type: ignore[arg-type]
+    opened.tab.keyboard.down("Shift")
+    opened.tab.click("#map", position=place(opened, page, 42))  # type: ignore[arg-type]
+    opened.tab.keyboard.up("Shift")
+    assert opened.tab.input_value(NUMBER.format("A")) == "17"
+    assert opened.table("#numbers-box") == expected_numbers(17, 42)
+    differing = int((fake_gates()[17] != fake_gates()[42]).sum())
+    assert f"A and B differ in {differing} of" in opened.text("#pair-about")
+
+
+def test_hovering_shows_the_image(opened: Visit) -> None:
+    opened.tab.hover("#map", position=place(opened, fake_page(), 5))  # type: ignore[arg-type]
+    assert "image 5" in opened.text("#tip")
+    assert NAMES[1] in opened.text("#tip")
+    assert f"taken for {NAMES[2]}" in opened.text("#tip")
+    assert opened.tab.locator("#tip canvas").count() == 1
+
+
+def test_keyboard(opened: Visit) -> None:
+    opened.tab.focus(".skip")
+    for _ in range(40):
+        opened.tab.keyboard.press("Tab")
+        if opened.tab.evaluate("document.activeElement.id") == "class":
+            opened.tab.keyboard.press("ArrowDown")  # class 0
+        if opened.tab.evaluate("document.activeElement.id") == "map":
+            break
+    else:
+        pytest.fail("the map cannot be reached")
+    opened.tab.keyboard.press("ArrowRight")
+    opened.tab.keyboard.press("ArrowRight")
+    assert opened.tab.input_value(NUMBER.format("A")) == "8"
+    opened.tab.keyboard.press("b")
+    opened.tab.keyboard.press("End")
+    assert opened.tab.input_value(NUMBER.format("B")) == "56"
+    opened.tab.focus("#strips")
+    opened.tab.keyboard.press("ArrowRight")
+    opened.tab.keyboard.press("ArrowDown")
+    opened.tab.keyboard.press("Enter")
+    assert opened.text("#tip").startswith("layer1.<u>, gate 0")
+    assert opened.text("#no-gate") == "✕ layer1.<u>, gate 0"
+
+
+def test_names_are_text(opened: Visit) -> None:
+    assert opened.tab.locator("main b:text-is('dog')").count() == 0
+    assert opened.tab.locator("#legend button span").all_inner_texts() == list(NAMES)
+    for choice in ("1", "2", "3"):
+        opened.tab.select_option("#class", choice)
+        shown = opened.tab.eval_on_selector_all(
+            "#fig-layers .legendtext", "labels => labels.map(label => label.textContent)"
+        )
+        assert shown == ["all images", NAMES[int(choice)]]
+
+
+CONSTANT = np.tile(fake_gates()[:1], (12, 1))
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        (fake_page(CONSTANT), "No gate depends on the input"),
+        (replace(fake_page(), embedding=None), "Images in order of their class"),
+        (fake_page(fake_gates()[:1]), "1 image ·"),
+        (fake_page(fake_gates()[:2]), "2 images ·"),
+        (replace(fake_page(), embedding=np.zeros((IMAGES, 2))), "60 images"),
+        (replace(fake_page(), mutual_information=None, similarity=None, macs=None), "60 images"),
+        (replace(fake_page(), labels=None), "60 images · 27 gates"),
+    ],
+    ids=["constant", "grid", "one", "two", "one place", "bare", "no labels"],
+)
+@pytest.mark.slow
+def test_little_to_show(visit: Visit, tmp_path: Path, page: Page, says: str) -> None:
+    visit.wrong.clear()
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    assert says in visit.text("main")
+    if page.labels is not None:
+        visit.tab.select_option("#class", "0")
+    assert "NaN" not in visit.text("body")
+    assert "undefined" not in visit.text("body")
+    assert visit.wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [1, 1000])
+def test_one_class_and_a_thousand(visit: Visit, tmp_path: Path, classes: int) -> None:
+    visit.wrong.clear()
+    names = tuple(f"{n}: {'very long name ' * 30}" for n in range(classes))
+    labels = np.arange(IMAGES) * 16 % classes
+    alike = np.random.default_rng(3).random((classes, classes))
+    np.fill_diagonal(alike, 2)
+    page = replace(fake_page(), classes=names, labels=labels, predictions=labels, similarity=alike)
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    assert visit.tab.locator("#class option").count() == classes + 1
+    visit.tab.select_option("#class", str(labels[3]))
+    own = fake_gates()[labels == labels[3]]
+    assert visit.drawn("fig-layers")[1]["y"][0] == pytest.approx(100 * own[:, :5].mean(), abs=1e-4)
+    if classes > 60:
+        ranked = [n for n in np.argsort(-alike[labels[3]], kind="stable") if n != labels[3]]
+        nearest = visit.drawn("fig-similarity")[0]["x"]
+        assert nearest == pytest.approx(alike[labels[3], ranked[:20]])
+    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert visit.tab.evaluate(wide) <= 0
+    assert visit.wrong == []
+
+
+def test_rates_of_other_images_are_what_single_images_are_compared_with(
+    visit: Visit, tmp_path: Path
+) -> None:
+    visit.wrong.clear()
+    rates = np.full((CLASSES, sum(WIDTHS)), np.nan)
+    rates[2] = np.linspace(0, 1, sum(WIDTHS))
+    gates = fake_gates()[:3]
+    page = replace(
+        fake_page(gates), labels=None, predictions=np.array([2, 1, 2]), rates=rates, macs=None,
+        names=("/home/a.png", "b.png", "c.png"), mutual_information=None,
+    )  # fmt: skip
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    away = np.abs(gates[0] - rates[2]).sum()
+    assert f"A is Δ {away:.1f} gates from the mean of {NAMES[2][:23]}" in visit.text("#pair-about")
+    assert "B is" not in visit.text("#pair-about")
+    assert "/home/a.png" in visit.text("#heads")
+    assert not visit.tab.is_visible("#layers")
+    assert visit.wrong == []
+
+
+def test_bits_are_those_of_the_shown_gates() -> None:
+    gates = fake_gates()
+    arrays = page_arrays(fake_page())
+    shown = np.flatnonzero((gates.sum(axis=0) > 0) & (gates.sum(axis=0) < IMAGES))
+    assert arrays["shown"].tolist() == shown.tolist()
+    found = np.unpackbits(arrays["bits"], axis=1, count=IMAGES).T
+    assert np.array_equal(found, gates[arrays["order"]][:, shown])
+    assert sorted(arrays["order"]) == list(range(IMAGES))
+
+
+def test_nothing_in_the_file_names_another_place(tmp_path: Path) -> None:
+    write_page(fake_page(), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)=[\"'](?!data:)", text)
+    assert "</script><script>1" not in text
+    assert "default-src 'none'" in text
+
+
+def test_arrays_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"labels is \(59,\), it must be \(60,\)"):
+        replace(fake_page(), labels=fake_labels()[1:])
+    with pytest.raises(ValueError, match="none of the 4 classes"):
+        replace(fake_page(), predictions=fake_labels() + 1)
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*page\.html"):
+        write_page(fake_page(), tmp_path / "page.html")
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
