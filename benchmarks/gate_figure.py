@@ -9,8 +9,8 @@ from pathlib import Path
 import tyro
 
 from gaternet import checkpoint
-from gaternet.analysis.figures import gates_per_layer
-from gaternet.analysis.record import collect
+from gaternet.analysis import collect, style
+from gaternet.analysis.figures import layer_kinds
 from gaternet.data.batches import normalised_batches
 from gaternet.data.sources import load
 from gaternet.model import GaterNet
@@ -34,8 +34,7 @@ def main(settings: Settings) -> None:
     assert isinstance(model, GaterNet), f"{settings.run} is a plain network"
     images = load(settings.data, recipe.data, "test")
     batches = normalised_batches(images, recipe.data, "cpu")
-    title = f"{recipe.name}: gates over {len(images):,} {recipe.data.title} test images"
-    gates_per_layer(collect(model, batches).layers(), title, settings.out)
+    style.write(layer_kinds(collect(model, batches).layers()), settings.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ VERSION = 1
 """Of the layout of what is written; a record of another one is made anew."""
 
 
-def write_record(record: SplitRecord, directory: Path, source: Mapping[str, Any]) -> None:
+def write_record(record: SplitRecord, directory: str | Path, source: Mapping[str, Any]) -> None:
     """Write a record as safetensors and JSON with their SHA-256, whole or not at all.
 
     `source` says what it was made from, in JSON's own types. Raises UserError where the directory
@@ -38,7 +38,7 @@ def write_record(record: SplitRecord, directory: Path, source: Mapping[str, Any]
         "layers": [[name, c.start, c.stop] for name, c in record.gates.slices.items()],
     }
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    checkpoint.write(directory, {GATES: tensors}, {GATES: about})
+    checkpoint.write(Path(directory), {GATES: tensors}, {GATES: about})
 
 
 def read_record(directory: str | Path) -> SplitRecord:

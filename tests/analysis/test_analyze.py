@@ -2,20 +2,25 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gaternet import cli
-from gaternet.analysis import read_record
+from gaternet.analysis import labelled_batches, read_record
 from gaternet.analysis.command import FIGURES
+from gaternet.data.batches import Loading
 from gaternet.data.digits import load_digits
-from small_runs import sign_again, tree
+from gaternet.data.settings import DIGITS
+from small_runs import few_digits, sign_again, tiny_gated, tree
 from terminal import Terminal
 
 
@@ -174,6 +179,23 @@ def test_gates_that_are_all_open_are_reported(
     assert found["open_gates"]["distance"] is None
     assert found["distinct"] == 1
     assert not (run / "analysis" / "test" / "embedding.png").exists()
+
+
+def test_page_s_python_runs_as_it_stands_there(analyzed: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "analyze.md"
+    asked, own = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    path = "runs/r56-gated/analysis/test/gates"
+    assert path in asked
+    scope: dict[str, Any] = {}
+    exec(asked.replace(path, str(analyzed / "test" / "gates")), scope)
+    assert scope["table"]["information"].max() > 0
+    torch.manual_seed(0)
+    images = few_digits(40)
+    loading = Loading(torch.device("cpu"))
+    scope["batches"] = list(labelled_batches(images, DIGITS, loading))
+    scope |= {"model": tiny_gated().eval(), "classes": images.classes}
+    exec(own.replace('"gates"', repr(str(analyzed / "own"))), scope)
+    assert len(read_record(analyzed / "own")) == 40
 
 
 @pytest.mark.slow
