@@ -1,6 +1,7 @@
 """NaN and Inf: nothing is learnt from them, nothing kept, and where they began is said."""
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from poisoned_sample import Where, poison, with_poison
 from torch import Tensor, nn
 
 import gaternet
+from gaternet import cli
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UserError
 from gaternet.randomness import permutation
@@ -168,10 +170,10 @@ def test_rare_looks_find_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) == 1
 
 
-def test_run_told_by_the_command_line(tmp_path: Path) -> None:
-    from gaternet import cli
-
+def test_run_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     words = ["train", "digits/resnet8", "--epochs", "2", "--device", "cpu", "--out", str(out)]
     assert cli.main([*words, "--optimizer.lr", "1e30"]) == 1
+    errors = capsys.readouterr().err
+    assert re.fullmatch(r"gaternet: [^\n]+ epoch 1, step \d+, first in [^\n]+\n", errors)
     assert not list((out / "checkpoints").iterdir())
