@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gaternet.analysis import style
 from gaternet.analysis.embedding import Embedding
 from gaternet.analysis.record import LayerUse
+from gaternet.analysis.sampling import shuffled
 from gaternet.analysis.statistics import OpenGates
 from gaternet.analysis.swaps import Swap
 
@@ -23,6 +24,8 @@ KINDS = (
     ("always off", "always_off", style.GREY, ""),
 )
 BINS = 40
+ROUNDS = 8
+"""In which the points of all classes are drawn by turns."""
 
 
 def layer_kinds(layers: Sequence[LayerUse], *, share: bool = True) -> Figure:
@@ -92,21 +95,24 @@ def embedding_scatter(
     labels: of the embedding's images, (M,). Of more than 28 classes the 28 with most images have
     one; the others are grey.
     """
-    pairs = [(colour, marker) for marker in style.MARKERS for colour in style.COLOURS]
-    present = np.flatnonzero(np.bincount(labels, minlength=len(classes)))
-    commonest = present[np.argsort(-np.bincount(labels)[present], kind="stable")]
-    shown = np.sort(commonest[: len(pairs)])
+    sizes = np.bincount(labels, minlength=len(classes))
+    present = np.flatnonzero(sizes)
+    commonest = present[np.argsort(-sizes[present], kind="stable")]
+    shown = np.sort(commonest[: len(style.SIGNS)])
     with style.panel(5.0, 4.0) as (figure, axes):
         dots: dict[str, Any] = {"s": 5, "linewidths": 0.4, "alpha": 0.7, "rasterized": True}
         rest = embedding.points[~np.isin(labels, shown)]
         if len(rest):
             label = f"{len(present) - len(shown)} others"
             axes.scatter(*rest.T, color=style.GREY, marker=".", label=label, **dots)
-        for number, (colour, marker) in zip(shown, pairs, strict=False):
-            points = embedding.points[labels == number]
-            face = {} if marker == "x" else {"edgecolors": "none"}
-            name = _plain(classes[number])
-            axes.scatter(*points.T, color=colour, marker=marker, label=name, **dots | face)
+        # In rounds, so that no class lies on top of all others.
+        rounds = shuffled(len(labels)) % ROUNDS
+        for number in range(ROUNDS):
+            for place, (colour, marker) in zip(shown, style.SIGNS, strict=False):
+                points = embedding.points[(labels == place) & (rounds == number)]
+                face = {} if marker == "x" else {"edgecolors": "none"}
+                label = "" if number else _plain(classes[place])
+                axes.scatter(*points.T, color=colour, marker=marker, label=label, **dots | face)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)

@@ -25,7 +25,8 @@ SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
 BLACK, GREY = "#000000", "#BBBBBB"
 COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE, BLACK)
 MARKERS = ("o", "^", "s", "x")
-"""With each colour: so many classes are told apart as there are pairs of both."""
+SIGNS = tuple((COLOURS[n % 7], MARKERS[n % 4]) for n in range(28))
+"""A colour and a marker for each of 28 classes: neighbours differ in both."""
 MAP = "cividis"
 """Colour map of shares; it reads the same without colour vision and in grey print."""
 
