@@ -96,3 +96,15 @@ def test_few_images_or_gates_are_laid_out(images: int, gates: int) -> None:
 def test_alike_images_are_laid_out() -> None:
     rows = np.repeat([[0, 1], [1, 0]], 20, axis=0)
     assert np.isfinite(embed(gates_of(rows)).points).all()
+
+
+def test_components_are_of_what_varies_not_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "_SPARE", 0)
+    generator = np.random.default_rng(0)
+    hidden = generator.standard_normal((400, 2)) @ generator.standard_normal((2, 60))
+    # Most gates are open for most images: without centring the mean is the first axis.
+    rows = (hidden + 0.3 * generator.standard_normal((400, 60)) > -1.2).astype(np.uint8)
+    recorded = gates_of(rows)
+    found = principal_components(recorded, 2)
+    expected = PCA(2, svd_solver="full").fit(rows.astype(float)[:, recorded.dependent()])
+    assert found.explained == pytest.approx(expected.explained_variance_ratio_.sum(), rel=1e-2)
