@@ -69,7 +69,7 @@ class TrainingArguments:
     """With --resume: what may differ from the beginning; settings, images, gaternet, torch."""
     checkpoint_minutes: float = 15.0
     """Minutes between checkpoints within an epoch; there is one behind every epoch."""
-    seeds: tuple[int, ...] = ()
+    seeds: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: none)")] = ()
     """Several runs at once in place of --seed, one for each of these, into OUT/seed-N."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
