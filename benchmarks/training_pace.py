@@ -17,7 +17,7 @@ from report import publish
 
 
 def main(
-    recipe: str, /, data: str | None = None, rounds: int = 15, steps: int = 15, device: str = "auto"
+    recipe: str, /, data: str | None = None, rounds: int = 9, steps: int = 8, device: str = "auto"
 ) -> None:
     """Measure a recipe's training and write down the ratios.
 

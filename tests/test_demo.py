@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from gaternet import cli
 
@@ -22,8 +21,7 @@ def test_demo_trains_well_and_its_gates_choose(
     assert plain["test_error_percent"] <= 3
     assert result["gates"]["always_off"] > 0
     assert result["gates"]["input_dependent"] > 0
-    with Image.open(out / "gates.png") as figure:
-        assert figure.width > 400
+    assert (out / "gates" / "test" / "report.html").stat().st_size > 1e6
     shown = capsys.readouterr().out
     for words in ("plain backbone", "gated model", "test error", "parameters", "with gater"):
         assert words in shown

@@ -114,3 +114,34 @@ def test_the_tests_behind_each_fault_are_there() -> None:
                 assert file is not None
                 assert f"def {name}(" in file.read_text(), name
         assert file is not None, row
+
+
+def test_swapped_gates_are_the_measured_ones() -> None:
+    found = json.loads((RESULTS / "analysis-resnet20-gated-short.json").read_text())
+    text = README.read_text()
+    _, _, after = text.partition("| gates of the backbone |")
+    rows = [row.strip("|").split("|") for row in after.splitlines()[2 : 2 + len(found["swaps"])]]
+    for (_, accuracy, change), swap in zip(rows, found["swaps"], strict=True):
+        assert accuracy.strip() == f"{100 * swap['accuracy']:.1f} %"
+        if swap["change"]:
+            assert change.strip() == f"{100 * swap['change']:+.1f} ± {100 * swap['interval']:.1f}"
+    assert f"Of {100 * found['probes']['neighbours']:.0f} % of the images" in text
+
+
+@pytest.mark.parametrize(
+    "file", ["training_pace_cifar10-resnet20-gated-short.json", "two_processes.json"]
+)
+def test_ratios_of_training_are_the_measured_ones(file: str) -> None:
+    found = json.loads((RESULTS / file).read_text())
+    page = (README.parent / "benchmarks" / "README.md").read_text().splitlines()
+    rows = {row.split("`")[1]: row.split("|")[-3:-1] for row in page if row.startswith("| `")}
+    names = [name for name in found if name.endswith(("_ratio", "_share"))]
+    assert names
+    for name in names:
+        value = found[name]
+        median = value["median"] if isinstance(value, dict) else value
+        low, high = value["interval"] if isinstance(value, dict) else found[f"{name}_interval"]
+        shown, interval = (cell.strip() for cell in rows[name])
+        digits = len(shown.partition(".")[2])
+        assert shown == f"{median:.{digits}f}"
+        assert interval in (f"{low:.{digits}f}-{high:.{digits}f}", "counted")

@@ -336,13 +336,13 @@ def bench_latency(
 def bench_train(
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
     data: str | None = None,
-    rounds: int = 15,
-    steps: int = 15,
+    rounds: int = 9,
+    steps: int = 8,
     threads: int | None = None,
     device: str = "auto",
     json: Switch = False,
 ) -> None:
-    """Measure what training costs beyond its networks' own steps, as ratios, some minutes.
+    """Measure what training costs beyond its networks' own steps, as ratios, in about five minutes.
 
     Whatever is compared is timed in turns. Checkpoints go where temporary files do ($TMPDIR).
 

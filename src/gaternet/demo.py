@@ -10,12 +10,9 @@ from typing import Any
 from PIL import Image
 from rich.table import Table
 
-from gaternet import checkpoint, recipes
-from gaternet.analysis import collect, style
-from gaternet.analysis.figures import layer_kinds
-from gaternet.data.batches import normalised_batches
+from gaternet import recipes
+from gaternet.analysis.command import AnalysisRequest, analyze_run
 from gaternet.data.digits import load_digits
-from gaternet.model import GaterNet
 from gaternet.training.config import Sources
 from gaternet.training.interruption import Interruption
 from gaternet.training.phases import Options, train_or_continue
@@ -26,7 +23,7 @@ GATED = "digits/resnet8-gated"
 
 
 def run(out: Path, device: str = "auto", interruption: Interruption | None = None) -> None:
-    """Train a plain and a gated network into `out`, compare them, and draw the gates."""
+    """Train a plain and a gated network into `out`, compare them, and explore the gates."""
     console = plain_console()
     console.print(
         "Digits of 8×8 pixels. A backbone and a gater are trained each by itself, then jointly:\n"
@@ -43,15 +40,12 @@ def run(out: Path, device: str = "auto", interruption: Interruption | None = Non
     assert gated_result is not None
     console.print()
     console.print(_comparison(plain_result, gated_result))
-    figure = out / "gates.png"
-    model = checkpoint.load(gated.path)
-    assert isinstance(model, GaterNet)
+    analyze_run(gated.path, AnalysisRequest("digits", out=out / "gates", device=device))
     test = load_digits("test")
-    images = normalised_batches(test, recipe.data, "cpu")
-    style.write(layer_kinds(collect(model, images).layers()), figure)
     digit = out / f"digit-{int(test.labels[0])}.png"
     Image.fromarray(test.images[0, 0].numpy()).save(digit)
-    console.print(f"\nGates per layer, on the test images: {figure}", soft_wrap=True)
+    report = (out / "gates" / "test" / "report.html").absolute()
+    console.print(f"\nWhat the gates do, to open in a browser: {report}", soft_wrap=True)
     console.print("\nWhat to type next:")
     for words in (
         ["evaluate", str(gated.path), "--gates", "soft"],
