@@ -85,7 +85,7 @@ class Onnx(ExportFormat):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait for work without sleeping take it from whoever runs next in this process.
+        # Threads that wait for work without sleeping take it from whoever runs next here.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
