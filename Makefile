@@ -5,8 +5,8 @@ BIN := .venv/bin
 CORE := graph tracing macs channels branches structure gate_points gater binarizers model losses
 COVER := $(CORE:%=--cov=gaternet.%) --cov-report=term --cov-fail-under=90
 
-# Two processes of one thread each, whatever the machine has: each takes a gigabyte.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# A few processes of one thread each, whatever the machine has: each takes a gigabyte. Faults wait a lot.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 # Kills, full disks, lost processes, image bombs: what takes more than a few seconds of docs/reliability.md.
 FAULTS := $(addprefix tests/training/test_,crashes.py interruption.py full_disk.py rank_faults.py) \
 	$(addprefix tests/data/test_,workers.py image_bombs.py)
@@ -18,10 +18,10 @@ demo: .venv/installed
 	$(BIN)/gaternet demo
 
 test: .venv/installed-dev
-	$(PYTEST) -m "not slow and not gpu" $(COVER)
+	$(PYTEST) -n 2 -m "not slow and not gpu" $(COVER)
 
 test-faults: .venv/installed-dev
-	$(PYTEST) -m "slow and not gpu" $(FAULTS)
+	$(PYTEST) -n 4 -m "slow and not gpu" $(FAULTS)
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest

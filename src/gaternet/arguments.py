@@ -31,6 +31,10 @@ SAME_NAMES = (
 """Settings that a recipe and its flags call alike."""
 
 
+RESUMING = ("--resume", "--strict", "--allow-change")
+"""Flags that a run which has not begun does not take."""
+
+
 @dataclass(frozen=True)
 class TrainingArguments:
     """What can be said of every training run."""
@@ -137,12 +141,17 @@ def resumption(arguments: TrainingArguments) -> Resumption:
 
 def lasting(words: Sequence[str]) -> list[str]:
     """Return what was typed without what only goes on with a run: typed anew, it starts anew."""
+    return without(words, *RESUMING)
+
+
+def without(words: Sequence[str], *flags: str) -> list[str]:
+    """Return what was typed without these flags and their values."""
     kept: list[str] = []
     dropping = False
     for word in words:
         if word.startswith("--"):
-            dropping = word.partition("=")[0].replace("_", "-") == "--allow-change"
-        if not dropping and word not in ("--resume", "--strict"):
+            dropping = word.partition("=")[0].replace("_", "-") in flags
+        if not dropping:
             kept.append(word)
     return kept
 

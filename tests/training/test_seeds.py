@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from gaternet import checkpoint
-from gaternet.training.seeds import Several, describe, without
+from gaternet.arguments import without
+from gaternet.training.seeds import Several, describe
 from terminal import Terminal
 
 WORDS = ("digits/resnet8-gated", "--epochs", "1", "--from-scratch", "--device", "cpu")

@@ -17,14 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
+from gaternet.arguments import RESUMING, without
 from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
 from gaternet.training.compute import usable_cores
 from gaternet.training.config import Recipe, Sources, check
 from gaternet.training.run import open_run
-
-RESUMING = ("--resume", "--strict", "--allow-change")
-"""Flags that a run which has not begun does not take."""
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,17 +85,6 @@ def describe(errors: Sequence[float]) -> str:
     spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
     values = ", ".join(f"{error:.2f}" for error in errors)
     return f"test error {statistics.mean(errors):.2f}{spread} % ({values})"
-
-
-def without(words: Sequence[str], *flags: str) -> list[str]:
-    """Return the words without these flags and their values."""
-    kept, dropping = [], False
-    for word in words:
-        if word.startswith("--"):
-            dropping = word.partition("=")[0] in flags
-        if not dropping:
-            kept.append(word)
-    return kept
 
 
 @dataclass
