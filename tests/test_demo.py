@@ -21,7 +21,7 @@ def test_demo_trains_well_and_its_gates_choose(
     assert plain["test_error_percent"] <= 3
     assert result["gates"]["always_off"] > 0
     assert result["gates"]["input_dependent"] > 0
-    assert (out / "gates" / "test" / "report.html").stat().st_size > 1e6
+    assert (out / "gated" / "analysis" / "test" / "report.html").stat().st_size > 1e6
     shown = capsys.readouterr().out
     for words in ("plain backbone", "gated model", "test error", "parameters", "with gater"):
         assert words in shown

@@ -40,11 +40,11 @@ def run(out: Path, device: str = "auto", interruption: Interruption | None = Non
     assert gated_result is not None
     console.print()
     console.print(_comparison(plain_result, gated_result))
-    analyze_run(gated.path, AnalysisRequest("digits", out=out / "gates", device=device))
+    analyze_run(gated.path, AnalysisRequest("digits", device=device))
     test = load_digits("test")
     digit = out / f"digit-{int(test.labels[0])}.png"
     Image.fromarray(test.images[0, 0].numpy()).save(digit)
-    report = (out / "gates" / "test" / "report.html").absolute()
+    report = (gated.path / "analysis" / "test" / "report.html").absolute()
     console.print(f"\nWhat the gates do, to open in a browser: {report}", soft_wrap=True)
     console.print("\nWhat to type next:")
     for words in (
