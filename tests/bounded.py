@@ -41,6 +41,17 @@ for name, path in json.loads(sys.stdin.read()).items():
 """
 
 
+def edited(name: str, change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """Return what changes the values of the JSON file `name` of a folder."""
+
+    def harm(folder: Path) -> None:
+        values = json.loads((folder / name).read_text())
+        change(values)
+        (folder / name).write_text(json.dumps(values))
+
+    return harm
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one file: the kind of the error and its message, seconds, bytes of memory."""

@@ -15,6 +15,7 @@ from gaternet import recipes
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.digits import load_digits
 from gaternet.data.image_set import ImageSet, take
+from gaternet.data.settings import DataConfig
 from gaternet.gater import Gater
 from gaternet.model import GaterNet
 from gaternet.training.compute import ComputePlan, plan
@@ -25,6 +26,20 @@ from gaternet.training.run import Run, RunConfig, create_run
 EAGER = Compute(precision="float32", compile="off", channels_last=False)
 PLAIN = replace(recipes.get("digits/resnet8"), epochs=2, compute=EAGER)
 GATED = replace(recipes.get("digits/resnet8-gated"), epochs=2, compute=EAGER)
+
+PICTURES = DataConfig(
+    name="pictures",
+    hub=None,
+    classes=2,
+    image_size=16,
+    channels=3,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    held="disk",
+    test_split="validation",
+    shorter_side=20,
+)
+"""Images that stay on disk; their tests write them."""
 
 
 def a_budget_of(share: float | None) -> Recipe:

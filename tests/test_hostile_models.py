@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import bounded
 import gaternet
 from bounded import HUGE, Outcome, a_pipe, assert_refused, open_each, plan_of, sparse
 from gaternet.backbones.resnet_cifar import CifarResNet
@@ -22,10 +23,7 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
     """Change model.json's values, and sign it again."""
 
     def harm(model: Path) -> None:
-        file = model / "model.json"
-        values = json.loads(file.read_text())
-        change(values)
-        file.write_text(json.dumps(values))
+        bounded.edited("model.json", change)(model)
         sign_again(model)
 
     return harm

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import bounded
 from bounded import HUGE, Outcome, a_pipe, assert_refused, open_each, plan_of, sparse
 from terminal import Terminal
 
@@ -17,15 +18,7 @@ DEEP = 10**5
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Change config.json's values."""
-
-    def harm(run: Path) -> None:
-        file = run / "config.json"
-        values = json.loads(file.read_text())
-        change(values)
-        file.write_text(json.dumps(values))
-
-    return harm
+    return bounded.edited("config.json", change)
 
 
 def recipe(**values: object) -> Callable[[Path], None]:

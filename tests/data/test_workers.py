@@ -18,22 +18,11 @@ from gaternet.data.batches import Order, training_batches
 from gaternet.data.image_files import ImageFiles
 from gaternet.data.loading import Loading
 from gaternet.data.readers import Row
-from gaternet.data.settings import Augmentation, DataConfig
+from gaternet.data.settings import Augmentation
 from gaternet.errors import UserError
 from gaternet.randomness import permutation
+from small_runs import PICTURES
 
-DATA = DataConfig(
-    name="pictures",
-    hub=None,
-    classes=2,
-    image_size=16,
-    channels=3,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    held="disk",
-    test_split="validation",
-    shorter_side=20,
-)
 AS_IT_IS = Augmentation(crop_padding=0, mirror=False)
 COUNT = 64
 
@@ -52,7 +41,7 @@ class Rows:
 
 def batches_of(read: Callable[[], object], batch: int = 7) -> Iterator[object]:
     """Yield batches of 4 that two workers read; `read` is called within one of them."""
-    order = Order(0, 0, 4, AS_IT_IS, DATA)
+    order = Order(0, 0, 4, AS_IT_IS, PICTURES)
     special = int(permutation(0, 0, COUNT)[4 * batch + 1])
     images = ImageFiles(
         Rows(special, read), torch.arange(COUNT), ("even", "odd"), "pictures", "train", "0" * 16
@@ -111,6 +100,38 @@ def test_worker_that_is_killed_during_a_step_does_not_interrupt_it() -> None:
     time.sleep(0.3)  # the step that is being taken
     with pytest.raises(UserError, match=r"has died \(DataLoader worker"):
         list(batches)
+
+
+class Batches:
+    """What torch's loader answers, one after the other."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    def __iter__(self) -> Iterator[object]:
+        return self
+
+    def __next__(self) -> object:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("broken", [EOFError(), ConnectionResetError(104), FileNotFoundError(2)])
+def test_worker_that_dies_as_it_hands_a_batch_over_is_waited_for_to_be_dead(
+    broken: Exception,
+) -> None:
+    dead = RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
+    part = loading._next(Batches(broken, dead), timeout=20)  # type: ignore[arg-type]
+    assert part is not None
+    assert "has died (DataLoader worker (pid(s) 5)" in part.fault
+
+
+def test_error_from_within_a_worker_is_passed_on() -> None:
+    found = Batches(FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."))
+    with pytest.raises(FileNotFoundError, match="worker process 0"):
+        loading._next(found, timeout=20)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -15,31 +15,18 @@ from gaternet.data.image_files import ImageFiles
 from gaternet.data.image_set import split_validation
 from gaternet.data.loading import Decoder, Part
 from gaternet.data.readers import Row
-from gaternet.data.settings import Augmentation, DataConfig
+from gaternet.data.settings import Augmentation
 from gaternet.data.sources import load
 from gaternet.errors import UserError
 from gaternet.training.config import Compute, Recipe, Sources
 from gaternet.training.phases import VALIDATION_SEED, train
-from small_runs import PLAIN, on_cpu, quiet, shown, tree, with_batches
-
-DATA = DataConfig(
-    name="pictures",
-    hub=None,
-    classes=2,
-    image_size=16,
-    channels=3,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    held="disk",
-    test_split="validation",
-    shorter_side=20,
-)
+from small_runs import PICTURES, PLAIN, on_cpu, quiet, shown, tree, with_batches
 
 
 def recipe(**settings: Any) -> Recipe:
     compute = Compute(precision="float32", compile="off", channels_last=False, workers=0)
     augmentation = Augmentation(crop_padding=0, smallest_area=0.25)
-    base = replace(PLAIN, data=DATA, epochs=1, compute=compute, augmentation=augmentation)
+    base = replace(PLAIN, data=PICTURES, epochs=1, compute=compute, augmentation=augmentation)
     return replace(with_batches(base, 8), **settings)
 
 
@@ -108,7 +95,7 @@ def test_bad_image_in_evaluation_is_always_an_error(folder: Path, tmp_path: Path
 
 
 def test_held_out_image_that_is_bad_is_an_error(folder: Path, tmp_path: Path) -> None:
-    images = load(str(folder), DATA, "train")
+    images = load(str(folder), PICTURES, "train")
     assert isinstance(images, ImageFiles)
     _, held = split_validation(images, 8, VALIDATION_SEED)
     bad = Path(held.row(3).origin)
@@ -120,8 +107,8 @@ def test_held_out_image_that_is_bad_is_an_error(folder: Path, tmp_path: Path) ->
 
 def test_weights_of_another_normalisation_are_told(folder: Path, tmp_path: Path) -> None:
     first = train(recipe(), Sources(str(folder)), tmp_path / "first", on_cpu())
-    other = replace(DATA, mean=(0.4, 0.4, 0.4))
-    for data, notes in ((DATA, 0), (other, 1)):
+    other = replace(PICTURES, mean=(0.4, 0.4, 0.4))
+    for data, notes in ((PICTURES, 0), (other, 1)):
         console = quiet()
         sources = Sources(str(folder), backbone=first.path)
         train(recipe(data=data), sources, tmp_path / f"run-{notes}", on_cpu(console))

@@ -188,6 +188,10 @@ def _next(parts: Iterator[Part], timeout: float) -> Part | None:
     while True:
         try:
             return next(parts, None)
+        except _HANDING_OVER as error:
+            if str(error).startswith("Caught "):
+                raise  # from within a worker, which lives
+            dead = None  # as it handed a batch over, and torch does not see it dead yet
         except RuntimeError as error:
             if not str(error).startswith("DataLoader "):
                 raise
@@ -198,6 +202,9 @@ def _next(parts: Iterator[Part], timeout: float) -> Part | None:
                 [], torch.empty(0), [], [], f"a process that decodes images {what}. {_HINT}"
             )
 
+
+_HANDING_OVER = (EOFError, ConnectionError, FileNotFoundError)
+"""What the socket raises through which the tensors of a worker come when the worker has gone."""
 
 _HINT = (
     "It may have run out of memory, or of shared memory (/dev/shm): give fewer --compute.workers; "
