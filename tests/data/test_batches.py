@@ -33,6 +33,14 @@ def test_an_epoch_follows_the_counted_order_and_drops_the_ragged_end() -> None:
         assert torch.equal(images[:, 0, 0, 0].long(), index)
 
 
+@pytest.mark.parametrize("count", [20, 23])
+def test_an_epoch_goes_on_from_any_batch(count: int) -> None:
+    whole = list(training_batches(numbered(count), order(5, 2), Loading(CPU)))
+    for first in range(6):
+        rest = list(training_batches(numbered(count), order(5, 2), Loading(CPU), first))
+        assert [b.indices.tolist() for b in rest] == [b.indices.tolist() for b in whole[first:]]
+
+
 def test_orders_differ_between_epochs_and_seeds() -> None:
     def places(seed: int, epoch: int) -> list[int]:
         batches = training_batches(numbered(200), order(seed, epoch, 100), Loading(CPU))

@@ -1,6 +1,7 @@
 """One step by hand, resuming to the byte, and draws that depend on nothing but their count."""
 
 import copy
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gaternet
+from gaternet import errors
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.settings import DIGITS
 from gaternet.errors import UserError
@@ -232,6 +234,31 @@ def test_resumed_run_equals_an_undisturbed_one_to_the_byte(
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
     assert without_times(resumed.metrics()) == without_times(whole.metrics())
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_run_told_to_end_behind_any_step_goes_on_with_the_next(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps an epoch: the last one of an epoch too."""
+    recipe = with_batches(replace(PLAIN, epochs=2), 640)
+    whole = train(recipe, Sources("digits"), tmp_path / "whole", on_cpu())
+    options, real, done = on_cpu(), Trainer.step, 0
+
+    def step(self: Trainer, *batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal done
+        done += 1
+        if done == after:
+            options.interruption.received = signal.SIGTERM
+        return real(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        with pytest.raises(errors.Interrupted):
+            train(recipe, Sources("digits"), tmp_path / "run", options)
+    run = train(recipe, Sources("digits"), tmp_path / "run", on_cpu(), resume=True)
+    assert tree(run.checkpoints / "epoch-0002") == tree(whole.checkpoints / "epoch-0002")
+    assert without_times(run.metrics()) == without_times(whole.metrics())
 
 
 def test_run_without_momentum_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

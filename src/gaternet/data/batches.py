@@ -105,8 +105,8 @@ def _places(count: int, order: Order, loading: Loading, first: int) -> Iterator[
     """Yield this rank's part of the batches, as places in a set of `count` images."""
     size, share = order.batch_size, order.batch_size // loading.ranks
     places = permutation(order.seed, order.epoch, count)[: count - count % size]
-    for batch in places[first * size :].split(size):
-        yield batch[loading.rank * share :][:share]
+    for start in range(first * size, len(places), size):
+        yield places[start + loading.rank * share :][:share]
 
 
 def _share(count: int, loading: Loading) -> Tensor:

@@ -218,13 +218,15 @@ class Trainer:
         behind_step: called when a step is done, and `state` is that of a checkpoint
         """
         steps = self.steps_per_epoch(images)
-        if not self.steps:
+        if self.steps:
+            self._set_stage(self.steps - 1, steps)  # for an epoch that has no batch left
+        else:
             self.began = time.monotonic()
         last_look = time.monotonic()
         gated = self.recipe.gating is not None
         self.model.train()
         for batch in self.batches(images, first=self.steps):
-            self.set_stage((self.epoch + self.steps / steps) / self.recipe.epochs)
+            self._set_stage(self.steps, steps)
             self._means.add(*self.step(*batch), count=len(batch[1]))
             self.steps += 1
             if self.steps % READ_EVERY == 0 or self.steps == steps:
@@ -287,6 +289,9 @@ class Trainer:
         torch.default_generator.manual_seed(seed)
         if self.plan.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+    def _set_stage(self, step: int, steps: int) -> None:
+        self.set_stage((self.epoch + step / steps) / self.recipe.epochs)
 
     def set_stage(self, progress: float) -> None:
         rate = learning_rate(self.recipe.schedule, self.recipe.optimizer.lr, progress)
