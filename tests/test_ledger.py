@@ -121,6 +121,9 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "hardware": "an abacus",
         "differs": [],
         "file": "b.json",
+        "params": None,
+        "wall_seconds": None,
+        "date": None,
     }
     assert plain.measured is not None
     assert [(run.file, run.shortened) for run in plain.measured] == [("d.json", True)]

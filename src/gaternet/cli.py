@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -363,6 +364,54 @@ def bench_train(
     presentation.training_pace(measure_pace(get(recipe), data, request), as_json=json)
 
 
+def reproduce(
+    target: Positional[Literal["table1", "ablations"]],
+    data: Path | None = None,
+    rows: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    short: Switch = False,
+    epochs: int | None = None,
+    budget: float = inf,
+    runs: Path = Path("runs"),
+    results: Path = Path("results"),
+    report: Path = Path("docs/results.md"),
+    device: str = "auto",
+) -> None:
+    """Train what is missing of a table of the paper, and write down what was measured.
+
+    The same command goes on where it was stopped; several may work on one table at once. A gated
+    run of seed S starts from plain ones of seeds S + 2000 and S + 1000.
+
+    Args:
+        target: table1 (the paper's, and the plain network trained on for as long), or ablations
+            (ResNet-20-Gated with one thing changed).
+        data: Folder that holds cifar10/ and cifar100/; none: their names on the hub.
+        rows: Recipes of the target, such as cifar10/resnet20-gated or 'cifar10/*'; none: all.
+        seeds: Of the gated networks and the controls.
+        short: Train by the recipes with a tenth of the paper's schedule.
+        epochs: Of each phase; none: the recipe's.
+        budget: Hours to train for; what is begun then is saved. 0: only write the report.
+        runs: Directory for the runs.
+        results: Directory for what they measured, a file each.
+        report: Page to write from all of these files.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from gaternet.reproduction.command import ReproductionRequest
+    from gaternet.reproduction.command import reproduce as run
+    from gaternet.reproduction.jobs import Length
+    from gaternet.reproduction.training import Places
+    from gaternet.training.phases import Options
+
+    places = Places(runs, results, data)
+    request = ReproductionRequest(
+        target, places, report, rows, seeds, Length(short, epochs), budget
+    )
+    with _interruptible(runs, "the same command") as interruption:
+        left = run(request, Options(device, interruption=interruption))
+    if left:
+        print(f"{len(left)} runs are missing still; the same command goes on")
+
+
 def ledger(results: Path | None = None, json: Switch = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
@@ -400,6 +449,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "recipes": recipes,
     "ledger": ledger,
+    "reproduce": reproduce,
     "import-authors": import_authors,
     "info": info,
 }
@@ -472,7 +522,7 @@ def _interruptible(out: Path, again: str) -> Iterator["Interruption"]:
         except Interrupted as stopped:
             if int(os.environ.get("RANK", "0")):
                 sys.exit(stopped.exit_code)  # the first process says it
-            begun = (out / "config.json").exists()
+            begun = any(any(out.glob(file)) for file in ("config.json", "*/config.json"))
             hint = f"go on with: {again}" if begun else "nothing was written yet"
             print(f"gaternet: {stopped}; {hint}", file=sys.stderr)
             sys.exit(stopped.exit_code)

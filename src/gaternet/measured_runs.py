@@ -1,0 +1,101 @@
+"""Measured runs: a folder of `result.json` files, under any names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gaternet import recipes
+from gaternet.errors import UserError
+from gaternet.given_files import read_json, validate
+from gaternet.training.config import Recipe, flat, recipe_to_dict
+
+SHORT = "-short"
+"""How the names of recipes with a shortened schedule end."""
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """The test error of a run, and what it was measured in."""
+
+    recipe: str
+    shortened: bool
+    """Whether it was trained for fewer epochs than the paper's schedule has."""
+    error: float
+    """Percent, top-1."""
+    top5_error: float | None
+    epochs: int
+    pretrain_epochs: dict[str, int | str] | None
+    """Of the networks that it started from, by part; none where the weights were fresh."""
+    seed: int
+    hardware: str
+    differs: list[str]
+    """Settings in which it differs from its recipe, as given here."""
+    file: str
+    params: int | None = None
+    wall_seconds: float | None = None
+    """Of its own epochs, without those of the networks that it started from."""
+    date: str | None = None
+
+    @property
+    def row(self) -> str:
+        """The recipe with the paper's schedule that it is measured for."""
+        return self.recipe.removesuffix(SHORT)
+
+
+def read_runs(folder: Path) -> list[MeasuredRun]:
+    """Return the measured runs of a folder, in the order of their files.
+
+    Raises UserError for a folder that does not exist or a file in it that is no JSON.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: --results takes one of measured runs (*.json)")
+    runs = []
+    for file in sorted(folder.glob("*.json")):
+        values = read_json(file)
+        # Benchmarks lie there too: they name no recipe or measure no error.
+        if isinstance(values, dict) and {"recipe", "test_error_percent"} <= values.keys():
+            runs.append(_measured(values, file))
+    return runs
+
+
+def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
+    name = str(values["recipe"])
+    full = recipes.RECIPES.get(name.removesuffix(SHORT))
+    try:
+        told = {
+            "recipe": values["recipe"],
+            "shortened": name.endswith(SHORT) or bool(full and values["epochs"] < full.epochs),
+            "error": values["test_error_percent"],
+            "top5_error": values["test_top5_error_percent"],
+            "epochs": values["epochs"],
+            "pretrain_epochs": values["pretrain_epochs"],
+            "seed": values["seed"],
+            "hardware": values["hardware"],
+            "differs": _differing(values.get("settings", {}), recipes.RECIPES.get(name)),
+            "file": file.name,
+            "params": values.get("parameters"),
+            "wall_seconds": values.get("wall_seconds"),
+            "date": values.get("date"),
+        }
+        return validate(MeasuredRun, told)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{file} is no result.json of a run: {error}") from None
+    except KeyError as error:
+        raise UserError(f"{file} says nothing of {error}: it is no result.json of a run") from None
+
+
+def _differing(settings: dict[str, Any], recipe: Recipe | None) -> list[str]:
+    """Return what a run was told other than its recipe; how it was computed does not count."""
+    if recipe is None:
+        return []
+    usual = flat({name: v for name, v in recipe_to_dict(recipe).items() if name != "compute"})
+    told = flat(settings)
+    return [
+        f"{name} {told[name]}"
+        for name in usual
+        if name in told and _plain(told[name]) != _plain(usual[name])
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Train what a table needs, and write down what was measured: `gaternet reproduce`."""

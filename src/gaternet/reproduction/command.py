@@ -1,0 +1,92 @@
+"""`gaternet reproduce`: choose rows, train what is missing of them, write the page."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import inf, isnan
+from pathlib import Path
+
+from gaternet.disk import write_file
+from gaternet.errors import UsageError, UserError
+from gaternet.measured_runs import read_runs
+from gaternet.reproduction.jobs import Job, Length, jobs_of, with_parts
+from gaternet.reproduction.report import render
+from gaternet.reproduction.targets import TARGETS, Block
+from gaternet.reproduction.training import Places, check_begun, missing, train_missing
+from gaternet.spelling import did_you_mean
+from gaternet.training.config import check
+from gaternet.training.phases import Options
+
+
+@dataclass(frozen=True)
+class ReproductionRequest:
+    """Which runs are wanted, where they lie, and how long may be trained."""
+
+    target: str
+    places: Places
+    report: Path
+    rows: tuple[str, ...] = ()
+    """Names of recipes, * for any text; none: all of the target."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    length: Length = field(default_factory=Length)
+    hours: float = inf
+
+
+def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
+    """Train what is missing of the wanted runs and write the page; return what still is missing.
+
+    Raises UserError for what cannot be, before anything is trained.
+    """
+    jobs = wanted(request)
+    places = request.places
+    check_begun(jobs, places)
+    left = missing(jobs, places)
+    say = options.console.print
+    say(f"{len(jobs)} runs are wanted, {len(left)} are missing in {places.results}")
+
+    def write() -> None:
+        write_report(places.results, request.report)
+
+    left = train_missing(jobs, places, options, request.hours, write)
+    write()
+    say(f"wrote {request.report}", soft_wrap=True)
+    return left
+
+
+def wanted(request: ReproductionRequest) -> list[Job]:
+    """Return all runs of a request, each once, behind those that it starts from."""
+    if isnan(request.hours) or request.hours < 0:
+        raise UsageError(f"--budget {request.hours} is no number of hours")
+    if not request.seeds or len(set(request.seeds)) < len(request.seeds):
+        raise UsageError(f"--seeds {' '.join(map(str, request.seeds))}: give each once")
+    blocks = TARGETS[request.target]()
+    names = _chosen(blocks, request.rows)
+    found = [
+        job for block in blocks for job in jobs_of(block, names, request.seeds, request.length)
+    ]
+    if not found:
+        raise UsageError("these rows have no short schedule: leave --short out")
+    jobs = list(with_parts(found))
+    for job in jobs:
+        check(job.recipe)
+    return jobs
+
+
+def write_report(results: Path, report: Path) -> None:
+    """Write the page of the measured runs in a folder; raise UserError where that cannot be."""
+    runs = read_runs(results) if results.is_dir() else []
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {report}: {error.strerror}") from error
+    write_file(report, render(runs, os.path.relpath(results, report.parent)))
+
+
+def _chosen(blocks: Sequence[Block], patterns: Sequence[str]) -> list[str]:
+    known = [row.recipe for block in blocks for row in block.rows]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            hint = did_you_mean(pattern, known, "* stands for any text", likeness=0.4)
+            raise UsageError(f"--rows: there is no {pattern!r} there; {hint}")
+    return [name for name in known if any(fnmatchcase(name, each) for each in patterns or ("*",))]

@@ -1,0 +1,51 @@
+"""What errors of a few seeds can tell: means, spreads, and differences with their intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev, variance
+
+from scipy.stats import t
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One network's mean error less another's, in percentage points."""
+
+    difference: float
+    half_width: float | None
+    """Of its 95 % interval; none where no network was trained with two seeds."""
+
+    @property
+    def verdict(self) -> str:
+        """What the data support."""
+        if self.half_width is None:
+            return "not to be told from one seed each"
+        if abs(self.difference) <= self.half_width:
+            return "not told apart"
+        return "lower error" if self.difference < 0 else "higher error"
+
+
+def spread(errors: Sequence[float]) -> float | None:
+    """Return the standard deviation over seeds; none of a single one."""
+    return stdev(errors) if len(errors) > 1 else None
+
+
+def compare(errors: Mapping[str, Sequence[float]], first: str, second: str) -> Difference:
+    """Compare two networks' errors, of each its seeds', in percent.
+
+    With two or three seeds a network's own variance says next to nothing, so that of all networks
+    of the block is pooled, as in an analysis of variance: their seeds are taken to matter alike.
+    The interval is Student's t, for one comparison by itself.
+    """
+    one, other = errors[first], errors[second]
+    difference = mean(one) - mean(other)
+    several = [values for values in errors.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    if not freedom:
+        return Difference(difference, None)
+    pooled = sum((len(values) - 1) * variance(values) for values in several) / freedom
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return Difference(difference, quantile * sqrt(pooled * (1 / len(one) + 1 / len(other))))

@@ -1,0 +1,76 @@
+"""Runs that a block needs: each once, with the runs that it starts from.
+
+A gated run of seed s starts from the backbone and the gater that `gaternet train` would pre-train
+for it, of seeds s + 2000 and s + 1000. They are runs of their own here: they are rows of the table
+as well, and the control starts from the same backbone.
+"""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from gaternet import recipes
+from gaternet.reproduction.targets import Block, recipe_of
+from gaternet.training.config import Recipe, parts
+from gaternet.training.starting import SEED_OFFSETS, pretraining
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long everything is trained."""
+
+    short: bool = False
+    """By the recipes with a tenth of the paper's schedule, and what such a one needs."""
+    epochs: int | None = None
+    """Of each phase; none: the recipe's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, and the runs whose weights its parts start from."""
+
+    recipe: Recipe
+    parts: Mapping[str, "Job"]
+
+    @property
+    def name(self) -> str:
+        """What its directory and its file of results are called."""
+        recipe = self.recipe
+        return f"{recipe.name.replace('/', '-')}-{recipe.epochs}ep-seed{recipe.seed}"
+
+    @property
+    def command(self) -> str:
+        """The command that trains the same network, after the parts that it pre-trains."""
+        recipe = self.recipe
+        told = ("--epochs", str(recipe.epochs), "--seed", str(recipe.seed))
+        return shlex.join(["gaternet", "train", recipe.name, *told])
+
+
+def jobs_of(block: Block, rows: Iterable[str], seeds: Iterable[int], length: Length) -> list[Job]:
+    """Return the runs of a block's chosen rows: all rows of one seed, then those of the next.
+
+    rows: names of their recipes, with the paper's schedule
+    """
+    chosen = set(rows)
+    wanted = [row for row in block.rows if row.recipe in chosen]
+    names = [name for row in wanted if (name := recipe_of(row, short=length.short))]
+    return [_job(name, seed, length.epochs) for seed in seeds for name in names]
+
+
+def with_parts(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Yield every run that there is to be, each once, behind those that it starts from."""
+    seen: set[str] = set()
+    for job in jobs:
+        for each in (*job.parts.values(), job):
+            if each.name not in seen:
+                seen.add(each.name)
+                yield each
+
+
+def _job(name: str, seed: int, epochs: int | None) -> Job:
+    recipe = recipes.get(name)
+    if not recipe.pretrain:
+        seed += SEED_OFFSETS["backbone"]  # a plain network is its gated one's backbone
+    recipe = replace(recipe, seed=seed, epochs=recipe.epochs if epochs is None else epochs)
+    started = parts(recipe)[: len(recipe.pretrain)]
+    return Job(recipe, {part: Job(pretraining(part, recipe), {}) for part in started})

@@ -1,0 +1,91 @@
+"""What is to be measured: blocks of rows that may be compared, and what is asked of them."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from gaternet import paper
+from gaternet.ledger import recipe_name
+from gaternet.measured_runs import SHORT
+from gaternet.recipes import RECIPES
+from gaternet.recipes.comparisons import VARIANTS
+
+DEPTHS = (20, 56, 164)
+DATASETS = ("cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a block."""
+
+    label: str
+    recipe: str
+    """With the paper's schedule."""
+    paper_error: float | None = None
+    """Percent, as printed."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that are trained alike, in the order in which they are trained."""
+
+    title: str
+    rows: tuple[Row, ...]
+    comparisons: tuple[tuple[str, str], ...]
+    """Recipes, the first measured against the second."""
+
+    def row(self, recipe: str) -> Row:
+        """Return the row of a recipe."""
+        return next(row for row in self.rows if row.recipe == recipe)
+
+
+def table1() -> tuple[Block, ...]:
+    """The paper's Table 1 with the control that it lacks: one depth on both data sets, the next."""
+    return tuple(_of_depth(data, depth) for depth in DEPTHS for data in DATASETS)
+
+
+def ablations() -> tuple[Block, ...]:
+    """The gated ResNet-20 on CIFAR-10 with one thing changed."""
+    gated = "cifar10/resnet20-gated"
+    plain, control = (gated.replace("-gated", suffix) for suffix in ("", "-control"))
+    varied = {f"{gated}-{variant.suffix}": variant.title for variant in VARIANTS}
+    rows = (
+        Row("ResNet-20", plain),
+        Row("trained on for as long (control)", control),
+        Row("gated", gated),
+        *(Row(f"gated: {title}", name) for name, title in varied.items()),
+    )
+    asked = tuple((name, gated) for name in (control, *varied))
+    return (Block("CIFAR-10, ResNet-20-Gated with one thing changed", rows, asked),)
+
+
+TARGETS = {"table1": table1, "ablations": ablations}
+
+
+def recipe_of(row: Row, *, short: bool) -> str | None:
+    """Return the name of the recipe that a row is trained by; None where it has no short one."""
+    name = f"{row.recipe}{SHORT}" if short else row.recipe
+    return name if name in RECIPES else None
+
+
+@cache
+def _printed() -> dict[str, paper.PaperRow]:
+    return {recipe_name(row): row for row in paper.ROWS if row.table == 1}
+
+
+def _of_depth(dataset: str, depth: int) -> Block:
+    plain = f"{dataset}/resnet{depth}"
+    gated, control, se, wider = (f"{plain}-{kind}" for kind in ("gated", "control", "se", "wider"))
+    printed = _printed()
+    rows = {name: Row(printed[name].model, name, printed[name].error) for name in printed}
+    title = RECIPES[plain].data.title
+    return Block(
+        f"{title}, ResNet-{depth}",
+        (
+            rows[plain],
+            rows[gated],
+            Row(f"ResNet-{depth}, trained on for as long (control)", control),
+            rows[se],
+            rows[wider],
+        ),
+        ((gated, plain), (gated, control), (gated, se), (gated, wider), (control, plain)),
+    )

@@ -1,0 +1,124 @@
+"""Train the runs of a table that are missing, one after the other, within a budget of hours."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+
+from gaternet.disk import write_file
+from gaternet.errors import Interrupted, UserError
+from gaternet.reproduction.jobs import Job
+from gaternet.training.config import Sources
+from gaternet.training.lock import check_free
+from gaternet.training.phases import Options, train_or_continue
+from gaternet.training.run import Run, open_run
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs lie, what they measured, and the images."""
+
+    runs: Path
+    results: Path
+    data: Path | None
+    """Holds a folder for each data set, by its name; none: hub names."""
+
+    def run(self, job: Job) -> Path:
+        """Return the directory of a run."""
+        return self.runs / job.name
+
+    def result(self, job: Job) -> Path:
+        """Return the file that a finished run's measurements are kept in."""
+        return self.results / f"{job.name}.json"
+
+    def images(self, job: Job) -> str:
+        """Return where a run's images are."""
+        data = job.recipe.data
+        return str(self.data / data.name) if self.data else str(data.hub)
+
+
+def missing(jobs: Sequence[Job], places: Places) -> list[Job]:
+    """Return the runs that nothing is measured of yet."""
+    return [job for job in jobs if not places.result(job).exists()]
+
+
+def check_begun(jobs: Sequence[Job], places: Places) -> None:
+    """Raise UserError where a directory holds another run than it should."""
+    for job in jobs:
+        path = places.run(job)
+        if (path / "config.json").exists() and open_run(path).config.recipe != job.recipe:
+            raise UserError(
+                f"{path} holds a run with other settings than {job.recipe.name} has: move it away"
+            )
+
+
+def train_missing(
+    jobs: Sequence[Job],
+    places: Places,
+    options: Options,
+    hours: float = inf,
+    measured: Callable[[], object] = lambda: None,
+) -> list[Job]:
+    """Train what is missing, in this order; return what still is when the hours are spent.
+
+    A run that another process trains is passed over: several may work on one table.
+
+    measured: called behind every run that has ended
+
+    Raises Interrupted where this process was told to end by anything else.
+    """
+    if hours > 0:
+        with _stopping_after(hours) as spent:
+            try:
+                for job in missing(jobs, places):
+                    if not spent.is_set() and not _in_use(job, places):
+                        _finish(job, places, options)
+                        measured()
+            except Interrupted:
+                if not spent.is_set():
+                    raise
+    return missing(jobs, places)
+
+
+def _finish(job: Job, places: Places, options: Options) -> Run:
+    """Train a run, after those that it starts from, and keep what it measured."""
+    begun = {part: _finish(source, places, options).path for part, source in job.parts.items()}
+    path = places.run(job)
+    sources = Sources(places.images(job), begun.get("backbone"), begun.get("gater"))
+    told = replace(options, command=job.command)
+    ended = path.exists() and open_run(path).result is not None
+    run = open_run(path) if ended else train_or_continue(job.recipe, sources, path, told)
+    places.results.mkdir(parents=True, exist_ok=True)
+    write_file(places.result(job), (path / "result.json").read_text())
+    return run
+
+
+def _in_use(job: Job, places: Places) -> bool:
+    try:
+        for each in (*job.parts.values(), job):
+            check_free(places.run(each))
+    except UserError:
+        return True
+    return False
+
+
+@contextmanager
+def _stopping_after(hours: float) -> Iterator[threading.Event]:
+    """Tell this process to save and end when the hours are over; the event says that they are."""
+    spent = threading.Event()
+
+    def stop() -> None:
+        spent.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(min(3600 * hours, threading.TIMEOUT_MAX), stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield spent
+    finally:
+        timer.cancel()

@@ -1,0 +1,48 @@
+"""Differences of errors against scipy's t test and an analysis of variance by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from gaternet.reproduction.comparison import compare, spread
+
+
+def test_two_networks_are_compared_by_student_s_t_test() -> None:
+    one, other = [8.1, 8.4, 8.0], [7.2, 7.6, 7.9, 7.5]
+    found = compare({"one": one, "other": other}, "one", "other")
+    interval = stats.ttest_ind(one, other, equal_var=True).confidence_interval(0.95)
+    assert found.half_width is not None
+    assert found.difference - found.half_width == pytest.approx(interval.low)
+    assert found.difference + found.half_width == pytest.approx(interval.high)
+
+
+def test_spread_over_seeds_is_pooled_over_all_networks() -> None:
+    errors = {"a": [8.1, 8.5], "b": [7.0], "c": [6.0, 6.1, 6.8]}
+    found = compare(errors, "a", "b")
+    # The residuals of a least-squares fit of one mean a network.
+    design = np.array([[1, 0, 0]] * 2 + [[0, 1, 0]] + [[0, 0, 1]] * 3, dtype=float)
+    values = np.concatenate(list(errors.values()))
+    means, residual, *_ = np.linalg.lstsq(design, values, rcond=None)
+    width = stats.t(3).ppf(0.975) * np.sqrt(residual[0] / 3 * (1 / 2 + 1 / 1))
+    assert found.difference == pytest.approx(means[0] - means[1])
+    assert found.half_width == pytest.approx(width)
+
+
+@pytest.mark.parametrize(
+    ("first", "verdict"),
+    [
+        ([9.0, 9.1], "higher error"),
+        ([7.0, 7.1], "lower error"),
+        ([8.0, 8.2], "not told apart"),
+    ],
+)
+def test_verdict_is_what_the_interval_supports(first: list[float], verdict: str) -> None:
+    assert compare({"a": first, "b": [8.05, 8.15]}, "a", "b").verdict == verdict
+
+
+def test_one_seed_of_each_tells_nothing() -> None:
+    found = compare({"a": [5.0], "b": [9.0]}, "a", "b")
+    assert found.half_width is None
+    assert found.verdict == "not to be told from one seed each"
+    assert spread([5.0]) is None
+    assert spread([5.0, 7.0]) == pytest.approx(np.std([5.0, 7.0], ddof=1))

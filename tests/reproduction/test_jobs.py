@@ -1,0 +1,68 @@
+"""Which runs a table needs: in which order, from which other runs, and each once."""
+
+from gaternet import paper, recipes
+from gaternet.ledger import recipe_name
+from gaternet.reproduction.jobs import Job, Length, jobs_of, with_parts
+from gaternet.reproduction.targets import Block, ablations, table1
+
+SHORT = Length(short=True, epochs=30)
+
+
+def jobs(
+    block: Block, *rows: str, seeds: tuple[int, ...] = (0,), length: Length = SHORT
+) -> list[Job]:
+    names = rows or tuple(row.recipe for row in block.rows)
+    return list(with_parts(jobs_of(block, names, seeds, length)))
+
+
+def test_a_comparable_set_comes_early() -> None:
+    found = [job.name for job in jobs(table1()[0], seeds=(0, 1))]
+    one = [
+        "cifar10-resnet20-short-30ep-seed2000",
+        "cifar10-resnet20-short-30ep-seed1000",
+        "cifar10-resnet20-gated-short-30ep-seed0",
+        "cifar10-resnet20-control-short-30ep-seed0",
+        "cifar10-resnet20-se-short-30ep-seed2000",
+        "cifar10-resnet20-wider-short-30ep-seed2000",
+    ]
+    other = [name.replace("seed0", "seed1").replace("000", "001") for name in one]
+    assert found == one + other
+
+
+def test_gated_run_and_control_start_from_one_backbone() -> None:
+    by_name = {job.recipe.name: job for job in jobs(table1()[2])}  # CIFAR-10, ResNet-56
+    gated, control = (by_name[f"cifar10/resnet56-{kind}-short"] for kind in ("gated", "control"))
+    assert {part: job.name for part, job in gated.parts.items()} == {
+        "backbone": "cifar10-resnet56-short-30ep-seed2000",
+        "gater": "cifar10-resnet20-short-30ep-seed1000",
+    }
+    assert control.parts == {"backbone": gated.parts["backbone"]}
+
+
+def test_every_row_of_table_1_is_there_and_its_full_schedule() -> None:
+    blocks = table1()
+    rows = {row.recipe: row for block in blocks for row in block.rows}
+    printed = [row for row in paper.ROWS if row.table == 1]
+    assert {recipe_name(row): row.error for row in printed} == {
+        name: row.paper_error for name, row in rows.items() if row.paper_error is not None
+    }
+    for block in blocks:
+        for job in jobs(block, length=Length()):
+            assert job.recipe.epochs == 164
+            assert job.command.startswith(f"gaternet train {job.recipe.name} --epochs 164 --seed ")
+
+
+def test_what_has_no_short_schedule_is_left_out() -> None:
+    assert not jobs(table1()[4])  # ResNet-164
+    assert len(jobs(table1()[4], length=Length())) == 6
+
+
+def test_ablations_change_one_thing_of_the_gated_network() -> None:
+    (block,) = ablations()
+    found = {job.recipe.name: job for job in jobs(block)}
+    assert {f"{row.recipe}-short" for row in block.rows} <= found.keys()
+    assert "cifar10/resnet8-short" in found  # a smaller gater's pre-training
+    assert not found["cifar10/resnet20-gated-scratch-short"].parts
+    assert {job.recipe.epochs for job in found.values()} == {30}
+    for first, second in block.comparisons:
+        assert {first, second} <= {row.recipe for row in block.rows} <= recipes.RECIPES.keys()
