@@ -102,6 +102,23 @@ def test_the_curve_is_the_measured_one() -> None:
         assert cells[5] == f"{row['median_ms']:.2f} ms"
 
 
+def test_the_compressed_run_is_the_measured_one() -> None:
+    found = json.loads((RESULTS / "compression_resnet164.json").read_text())
+    page = (README.parent / "docs" / "compress.md").read_text()
+    for name, key in (("masked", "before"), ("compressed", "after")):
+        size = found[key]
+        cells = f"{size['gates']:,} | {size['parameters']:,} | {size['macs'] / 1e6:.1f} M |"
+        assert f"| {name} | {cells}" in page
+    assert f"{found['removed']} filters went and {found['always_on']} gates stay open" in page
+    assert f"({found['run']['test_error_percent']:.0f} % error)" in page
+    assert (found["verification"]["logit_error"], found["verification"]["flips"]) == (0, 0)
+    unseen = found["unseen"]
+    assert f"{unseen['images']:,} test images, {unseen['wanted_removed']} want" in " ".join(
+        page.split()
+    )
+    assert unseen["same_class"] == unseen["images"]
+
+
 def test_the_tests_behind_each_fault_are_there() -> None:
     page = (README.parent / "docs" / "reliability.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("|")][2:]
