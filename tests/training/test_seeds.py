@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,17 @@ from safetensors.torch import load_file
 
 from gaternet import checkpoint
 from gaternet.arguments import without
+from gaternet.training.config import Sources
+from gaternet.training.phases import train
 from gaternet.training.seeds import Several, describe
+from small_runs import PLAIN, on_cpu, tree
 from terminal import Terminal
 
 WORDS = ("digits/resnet8-gated", "--epochs", "1", "--from-scratch", "--device", "cpu")
+EAGER = (
+    *("--compute.precision", "float32", "--compute.compile", "off"),
+    "--compute.no-channels-last",
+)
 
 
 def training(*words: str | Path) -> list[str]:
@@ -47,6 +55,22 @@ def test_runs_are_those_that_each_seed_makes_alone(
     again = terminal.succeed("train", *WORDS, "--seeds", "3", "4", "--out", out, "--resume")
     assert again.splitlines() == shown.splitlines()[-1:]
     assert (out / "seed-3" / "result.json").stat() == before
+
+
+def test_ended_run_of_other_settings_is_no_part_of_the_mean(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    out = tmp_path / "out"
+    recipe = replace(PLAIN, epochs=1, seed=7)
+    train(recipe, Sources("digits"), out / "seed-7", on_cpu())
+    before = tree(out)
+    words = ("train", PLAIN.name, "--seeds", "7", "--out", out, "--resume", "--device", "cpu")
+    same = ("--epochs", "1", *EAGER)
+    assert "test error" in terminal.succeed(*words, *same)
+    found = terminal.fail(1, *words, *same, "--epochs", "3", "--optimizer.lr", "0.25")
+    assert f"{out / 'seed-7'} has ended with other settings (epochs 1 → 3; optimizer.lr " in found
+    assert " → 0.25): give the same ones, or another --out" in found
+    assert tree(out) == before
 
 
 @pytest.mark.slow

@@ -24,21 +24,14 @@ def reopen(out: Path, config: RunConfig, how: Resumption, *, writes: bool) -> Ru
     run = open_run(out, writes=writes)
     if run.result:
         raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
-    before, now = fields(run.config), fields(config)
-    for name in config.versions.keys() - run.config.versions.keys():
-        del now[name]  # a run of an earlier version does not say
-    allowed = _known(how.allow_change, before | now)
-    changed = {
-        name: (before.get(name, _ABSENT), now.get(name, _ABSENT))
-        for name in now | before
-        if before.get(name) != now.get(name)
-    }
+    allowed = _known(how.allow_change, fields(run.config) | fields(config))
+    changed = differences(run.config, config)
     refused = {name: pair for name, pair in changed.items() if name not in allowed}
     if refused:
-        told = "; ".join(f"{name} {old} → {new}" for name, (old, new) in refused.items())
         raise UserError(
-            f"{out} was begun with other settings ({told}); resume it with the same, start anew in "
-            f"another directory, or let them change: --allow-change {' '.join(refused)}"
+            f"{out} was begun with other settings ({in_words(refused)}); resume it with the same, "
+            f"start anew in another directory, or let them change: --allow-change "
+            f"{' '.join(refused)}"
         )
     if changed:
         run.change_config(config, _record(run, changed))
@@ -56,6 +49,23 @@ def fields(config: RunConfig) -> dict[str, Any]:
         "images": config.data_fingerprint,
         **config.versions,
     }
+
+
+def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return which of their fields differ, as (before, now)."""
+    old, new = fields(before), fields(now)
+    for name in now.versions.keys() - before.versions.keys():
+        del new[name]  # a run of an earlier version does not say
+    return {
+        name: (old.get(name, _ABSENT), new.get(name, _ABSENT))
+        for name in new | old
+        if old.get(name) != new.get(name)
+    }
+
+
+def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return which fields differ as a line of text."""
+    return "; ".join(f"{name} {before} → {now}" for name, (before, now) in changed.items())
 
 
 def _known(names: Iterable[str], known: Mapping[str, Any]) -> set[str]:

@@ -22,7 +22,9 @@ from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
 from gaternet.training.compute import usable_cores
 from gaternet.training.config import Recipe, Sources, check
-from gaternet.training.run import open_run
+from gaternet.training.reopening import differences, in_words
+from gaternet.training.run import RunConfig, open_run
+from gaternet.training.starting import choose_start
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -55,14 +57,18 @@ def train_several(recipe: Recipe, sources: Sources, several: Several) -> list[fl
 
     SIGINT and SIGTERM are handed on to all of them, and end this process when they have ended.
 
-    Raises UsageError for seeds that cannot be, UserError where a run failed.
+    Raises UsageError for seeds that cannot be, UserError where a run failed or has ended with other
+    settings.
     """
     _check(recipe, several)
-    wanted = [seed for seed in several.seeds if not _ended(several, seed)]
-    if recipe.data.held == "memory":
-        # So that it is decoded, or refused, once; all runs find it in the cache.
-        for split in ("train", recipe.data.test_split):
-            load(sources.data, recipe.data, split, recipe.data.image_size, sources.on_bad_image)
+    # So that they are decoded, or refused, once; all runs find those in memory in the cache.
+    images, _ = (
+        load(sources.data, recipe.data, split, recipe.data.image_size, sources.on_bad_image)
+        for split in ("train", recipe.data.test_split)
+    )
+    weights = choose_start(recipe, sources).origins()
+    config = RunConfig(recipe, images.name, images.fingerprint, images.classes, weights)
+    wanted = [seed for seed in several.seeds if not _ended(several, seed, config)]
     at_once = min(len(wanted), usable_cores()) or 1
     threads = max(1, usable_cores() // at_once)
     children = _Children({"OMP_NUM_THREADS": str(threads)} | os.environ)
@@ -149,9 +155,22 @@ def _check(recipe: Recipe, several: Several) -> None:
             )
 
 
-def _ended(several: Several, seed: int) -> bool:
+def _ended(several: Several, seed: int, config: RunConfig) -> bool:
+    """Whether one of the runs has ended; raise UserError where it was not the one that is wanted.
+
+    One that has not ended compares for itself.
+    """
     path = several.path(seed)
-    return (path / "config.json").exists() and open_run(path).result is not None
+    if not (path / "config.json").exists() or (run := open_run(path)).result is None:
+        return False
+    changed = differences(run.config, replace(config, recipe=replace(config.recipe, seed=seed)))
+    # Whatever computed it, it is the same run.
+    if other := {name: pair for name, pair in changed.items() if name not in config.versions}:
+        raise UserError(
+            f"{path} has ended with other settings ({in_words(other)}): give the same ones, or "
+            "another --out"
+        )
+    return True
 
 
 def _test_error(path: Path) -> float:
