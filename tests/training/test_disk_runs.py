@@ -91,9 +91,10 @@ def test_run_whose_every_process_is_told_to_end_saves(
         return decode(self, places, rows)
 
     monkeypatch.setattr(Decoder, "decode", tell_both_and_decode)
-    with Interruption().listening() as told, pytest.raises(Interrupted) as stopped:
+    with Interruption().listening() as told:
         options = replace(on_cpu(), interruption=told)
-        train(wanted, Sources(str(folder)), tmp_path / "run", options)
+        with pytest.raises(Interrupted) as stopped:
+            train(wanted, Sources(str(folder)), tmp_path / "run", options)
     assert stopped.value.exit_code == 143
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert saved.name == ("epoch-0001" if evaluating else "epoch-0000-step-000001")

@@ -83,7 +83,8 @@ def train(
     processes = options.processes
     compute = plan(recipe.compute, choose_device(options.device), processes)
     _check_ranks(recipe, processes)
-    check_free(out)
+    if processes.first:  # the others would take its look at the lock for a holder's
+        check_free(out)
     start = choose_start(recipe, sources)
     try_networks(recipe)
     model = build_model(recipe, start.pretrained)
