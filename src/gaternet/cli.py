@@ -429,9 +429,14 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     if arguments.seeds:
         from gaternet.training.seeds import Several, train_several
 
-        several = Several(arguments.seeds, arguments.out, (name, *words))
+        typed = (name, *words)
+        several = Several(
+            arguments.seeds, arguments.out, typed, arguments.device, arguments.at_once
+        )
         train_several(recipe, sources(arguments), several)
         return
+    if arguments.at_once is not None:
+        raise UsageError("--at-once goes with --seeds")
 
     from gaternet.training.compute import choose_device
     from gaternet.training.phases import Options, train

@@ -145,7 +145,7 @@ def test_setting_that_a_part_lacks_may_change_while_it_is_pretrained(begun_joint
     assert tree(begun_joint) == before
     assert JOINT.gating is not None
     other = replace(JOINT, gating=replace(JOINT.gating, sparsity=0.5))
-    with pytest.raises(UsageError, match="did you mean gating.sparsity"):
+    with pytest.raises(UsageError, match=r"did you mean gating\.sparsity"):
         go_on(begun_joint, other, "gating.sparsty")
     finished = go_on(begun_joint, other, "gating.sparsity")
     assert finished.result is not None
