@@ -344,7 +344,7 @@ def bench_train(
 ) -> None:
     """Measure what training costs beyond its networks' own steps, as ratios, in about five minutes.
 
-    Whatever is compared is timed in turns. Checkpoints go where temporary files do ($TMPDIR).
+    Whatever is compared is timed in turns. Checkpoints go below the current directory.
 
     Args:
         recipe: A gated recipe from `gaternet recipes list`.
