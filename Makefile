@@ -8,7 +8,8 @@ COVER := $(CORE:%=--cov=gaternet.%) --cov-report=term --cov-fail-under=90
 # A few processes of one thread each, whatever the machine has: each takes a gigabyte. Faults wait a lot.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 # Kills, full disks, lost processes, image bombs: what takes more than a few seconds of docs/reliability.md.
-FAULTS := $(addprefix tests/training/test_,crashes.py interruption.py full_disk.py rank_faults.py) \
+FAULTS := $(patsubst %,tests/training/test_%.py,crashes crashes_of_recipes interruption full_disk \
+	rank_faults seeds) \
 	$(addprefix tests/data/test_,workers.py image_bombs.py)
 
 .PHONY: demo test test-faults test-all check clean

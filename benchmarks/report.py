@@ -1,6 +1,7 @@
 """How a benchmark states what it measured."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import is_torchelastic_launched
 
 from gaternet.training.compute import hardware
 
@@ -16,7 +18,7 @@ from gaternet.training.compute import hardware
 def publish(figures: Mapping[str, Any], device: torch.device, out: Path | None) -> None:
     """Print the figures as JSON with command, hardware and date; write them to `out` as well."""
     report = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join([*launcher(), *sys.argv]),
         "hardware": hardware(device),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
@@ -26,3 +28,10 @@ def publish(figures: Mapping[str, Any], device: torch.device, out: Path | None) 
     print(text)
     if out:
         out.write_text(text + "\n")
+
+
+def launcher() -> list[str]:
+    """Return the words before the script's name: Python's, or torchrun's on one machine."""
+    if not is_torchelastic_launched():
+        return ["python"]
+    return ["torchrun", "--standalone", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]

@@ -11,6 +11,7 @@ it the backward hides; in a fourth each process trains a network of its own, on 
 step exchanges.
 """
 
+import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -29,6 +30,8 @@ from gaternet.training.phases import build_model
 from gaternet.training.processes import ALONE, Processes, joined
 from gaternet.training.trainer import Trainer
 from report import publish
+
+_TORCHRUN = "torchrun --standalone --nproc-per-node 2"
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ def main(settings: Settings) -> None:
     """Time the pieces in turns and print the ratios."""
     device = torch.device("cpu")
     with joined(device) as processes:
+        if processes.count < 2:
+            raise SystemExit(
+                f"this process is alone: torchrun --standalone --nproc-per-node 2 {sys.argv[0]}"
+            )
         together = Piece(settings, processes, 1)
         alone = Piece(settings, ALONE, processes.count) if processes.first else None
         apart = Piece(settings, ALONE, 1)

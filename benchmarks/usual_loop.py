@@ -58,7 +58,10 @@ def augmentation(recipe: Recipe) -> transforms.Compose:
 def train(
     model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device, workers: int
 ) -> Iterator[int]:
-    """Train a gated model, epoch after epoch, on settings of SGD; yield each step's images."""
+    """Train a gated model, epoch after epoch, on settings of SGD; yield each step's images.
+
+    Its loss is cross entropy and the L1 term of the gates: no smoothed labels, rates or budgets.
+    """
     assert recipe.gating is not None
     settings = recipe.optimizer
     torch.backends.cudnn.benchmark = True

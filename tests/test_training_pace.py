@@ -10,6 +10,7 @@ import pytest
 from gaternet import recipes, training_pace, training_rounds
 from gaternet.data.digits import load_digits
 from gaternet.data.settings import Augmentation
+from gaternet.errors import UserError
 from gaternet.model import GaterNet
 from gaternet.training.run import Run
 from gaternet.training.starting import build_model
@@ -20,7 +21,10 @@ from small_runs import GATED, PLAIN, Silent, cpu_plan
 from terminal import Terminal
 
 REQUEST = PaceRequest(rounds=2, steps=3, threads=None, device="cpu")
-NAMES = ("step_ratio", "epoch_ratio", "checkpoint_share", "memory_ratio", "loop_ratio")
+NAMES = (
+    *("step_ratio", "epoch_ratio", "data_share", "logging_share", "checkpoint_share"),
+    *("memory_ratio", "loop_ratio"),
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 """The usual loop forks its workers."""
@@ -60,6 +64,37 @@ def test_json_has_every_ratio_and_its_interval(terminal: Terminal) -> None:
     assert 1 < found["memory_ratio"] < 1.15
 
 
+def test_checkpoints_are_written_where_runs_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not among temporary files, which lie in memory on many systems."""
+    monkeypatch.chdir(tmp_path)
+    written: list[Path] = []
+    monkeypatch.setattr(Run, "save_checkpoint", lambda run, *_, **__: written.append(run.path))
+    measure_pace(GATED, "digits", replace(REQUEST, rounds=1, steps=1))
+    assert {path.parents[1] for path in written} == {tmp_path}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.setattr(Path, "cwd", lambda: tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match=r"cannot write .*gone: No such file or directory"):
+        measure_pace(GATED, "digits", REQUEST)
+
+
+def test_batches_that_workers_made_ahead_are_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DataLoader's workers hold two each."""
+    pieces: list[int] = []
+    monkeypatch.setattr(training_rounds.Contest, "_usual", lambda _, steps: pieces.append(steps))
+    several = replace(GATED, compute=replace(GATED.compute, workers=3))
+    measure_pace(several, "digits", replace(REQUEST, rounds=1))
+    assert pieces == [2 * 3, REQUEST.steps] * 2
+
+
 def test_table_says_what_was_measured(terminal: Terminal) -> None:
     words = ("digits/resnet8-gated", "--rounds", "1", "--steps", "1", "--device", "cpu")
     shown = terminal.succeed("bench", "train", *words)
@@ -88,6 +123,8 @@ def test_everything_is_counted_where_it_belongs(monkeypatch: pytest.MonkeyPatch)
     # A piece is three steps and what the end of an epoch costs.
     assert ratios["epoch_ratio"] == pytest.approx((3 * 2 + 12) / (3 * 2))
     epoch = (3 * 2 + 12) / 3 * (len(load_digits("train")) // found.batch_size)
+    assert ratios["data_share"] == 0
+    assert ratios["logging_share"] == pytest.approx(12 / epoch)
     assert ratios["checkpoint_share"] == pytest.approx(20 / (epoch + 20))
     assert ratios["probe_share"] == pytest.approx(30 / (epoch + 30))
     assert ratios["loop_ratio"] == pytest.approx(18 / 6)
@@ -134,6 +171,14 @@ def test_whatever_cannot_be_compared_is_said(monkeypatch: pytest.MonkeyPatch) ->
     found = measure_pace(with_cutout, "digits", REQUEST)
     assert "crops and mirrors only" in found.missing["loop_ratio"]
     assert "loop_ratio" not in found.ratios
+    assert GATED.gating is not None
+    for other in (
+        replace(GATED, optimizer=replace(GATED.optimizer, label_smoothing=0.1)),
+        replace(GATED, gating=replace(GATED.gating, target_rate=0.5)),
+        replace(GATED, gating=replace(GATED.gating, budget=0.5)),
+    ):
+        reason = training_pace._usual_loop(other, load_digits("train"), cpu_plan(other))[1]
+        assert "loss is cross entropy" in reason["loop_ratio"]
     monkeypatch.setattr(training_pace, "USUAL_LOOP", Path("not there"))
     assert "checkout" in measure_pace(GATED, "digits", REQUEST).missing["loop_ratio"]
 

@@ -33,6 +33,8 @@ SAME_NAMES = (
 
 RESUMING = ("--resume", "--strict", "--allow-change")
 """Flags that a run which has not begun does not take."""
+SEVERAL = ("--seeds", "--at-once")
+"""Flags that none of several runs takes."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class TrainingArguments:
     """Minutes between checkpoints within an epoch; there is one behind every epoch."""
     seeds: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: none)")] = ()
     """Several runs at once in place of --seed, one for each of these, into OUT/seed-N."""
+    at_once: Annotated[
+        int | None, arg(help_behavior_hint="(default: the number of cores, on a GPU 4 at most)")
+    ] = None
+    """With --seeds: how many of them run at the same time, each with its share of the cores."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 

@@ -222,18 +222,15 @@ def load(directory: str | Path, *, strict: bool = False) -> nn.Module:
 
     Raises UserError where the directory holds no model or a file of it was altered.
     """
-    path = Path(directory)
-    if (path / "checkpoints").is_dir():
-        path = newest(path / "checkpoints", strict=strict)
-    values = read_json(path, MODEL)
-    file = path / f"{MODEL}.json"
-    try:
-        config = validate(ModelConfig, values)
-    except ValueError as error:
-        raise UserError(f"{file}: not a model of this version: {error}") from None
-    check_fits(config, tensor_files.read_shapes(_verified(path, f"{MODEL}.safetensors")), path)
-    model = built(lambda: build(config), file)
-    load_weights(model, tensor_files.read_tensors(path / f"{MODEL}.safetensors"), path)
+    checkpoints = Path(directory) / "checkpoints"
+    if checkpoints.is_dir():
+        found = verify_newest(checkpoints, strict=strict)
+    else:
+        found = verify(Path(directory))
+    config = found.read_config()
+    check_fits(config, found.read_shapes(MODEL), found.path)
+    model = built(lambda: build(config), found.path / f"{MODEL}.json")
+    load_weights(model, found.read_tensors(MODEL), found.path)
     return model.eval()
 
 
@@ -282,8 +279,42 @@ def _bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[s
     return written + files * _BLOCK_BYTES
 
 
-def verify_manifest(directory: Path) -> frozenset[str]:
-    """Return the names of a checkpoint's files; raise UserError unless all are there, unaltered."""
+@dataclass(frozen=True)
+class Verified:
+    """A checkpoint whose files were all there, unaltered, when they were looked at, once."""
+
+    path: Path
+    names: frozenset[str]
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of NAME.safetensors, on the CPU."""
+        return tensor_files.read_tensors(self._file(f"{name}.safetensors"))
+
+    def read_shapes(self, name: str) -> tensor_files.Shapes:
+        """Return the shapes of the tensors of NAME.safetensors, none of which is read."""
+        return tensor_files.read_shapes(self._file(f"{name}.safetensors"))
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of NAME.json."""
+        return read_json_file(self._file(f"{name}.json"))
+
+    def read_config(self) -> ModelConfig:
+        """Return what builds its model again."""
+        values = self.read_json(MODEL)
+        try:
+            return validate(ModelConfig, values)
+        except ValueError as error:
+            file = self.path / f"{MODEL}.json"
+            raise UserError(f"{file}: not a model of this version: {error}") from None
+
+    def _file(self, name: str) -> Path:
+        if name not in self.names:
+            raise UserError(f"{self.path / name} is not in {MANIFEST}")
+        return self.path / name
+
+
+def verify(directory: Path) -> Verified:
+    """Return a checkpoint; raise UserError unless all of its files are there, unaltered."""
     file = directory / MANIFEST
     if not file.exists():
         raise UserError(_no_model(directory))
@@ -293,21 +324,25 @@ def verify_manifest(directory: Path) -> frozenset[str]:
         raise UserError(f"{file} is damaged: {error}") from None
     for name, listed in expected.items():
         _check_file(directory, name, listed)
-    return frozenset(expected)
+    return Verified(directory, frozenset(expected))
 
 
 def read_tensors(directory: Path, name: str) -> dict[str, Tensor]:
     """Return the tensors of NAME.safetensors, on the CPU, after verifying the whole checkpoint."""
-    file = _verified(directory, f"{name}.safetensors")
-    return tensor_files.read_tensors(file)
+    return verify(directory).read_tensors(name)
 
 
 def read_json(directory: Path, name: str) -> Any:
     """Return the content of NAME.json, after verifying the whole checkpoint."""
-    return read_json_file(_verified(directory, f"{name}.json"))
+    return verify(directory).read_json(name)
 
 
 def newest(checkpoints: Path, *, strict: bool = False) -> Path:
+    """Return where a run's newest checkpoint is that is whole, as `verify_newest` finds it."""
+    return verify_newest(checkpoints, strict=strict).path
+
+
+def verify_newest(checkpoints: Path, *, strict: bool = False) -> Verified:
     """Return a run's newest checkpoint that is whole, and warn of those behind it that are not.
 
     Raises UserError where there is none; if `strict`, already where the newest is damaged.
@@ -320,7 +355,7 @@ def newest(checkpoints: Path, *, strict: bool = False) -> Path:
     faults = []
     for path in reversed(found):
         try:
-            verify_manifest(path)
+            sound = verify(path)
         except UserError as error:
             faults.append(str(error))
         else:
@@ -332,9 +367,9 @@ def newest(checkpoints: Path, *, strict: bool = False) -> Path:
             f"{faults[0]}; no earlier checkpoint is left: remove {checkpoints} to begin anew"
         )
     if faults:
-        message = f"{'; '.join(faults)}; going back to {path.name}"
+        message = f"{'; '.join(faults)}; going back to {sound.path.name}"
         warnings.warn(message, DamagedCheckpointWarning, stacklevel=2)
-    return path
+    return sound
 
 
 def name_of(epoch: int, step: int = 0) -> str:
@@ -380,7 +415,11 @@ def _check_file(directory: Path, name: str, listed: _Listed) -> None:
     size = size_of(file)
     if file.suffix == ".json" and size > MAX_JSON_BYTES:
         raise UserError(f"{file} has {size:,} bytes: such a file has at most {MAX_JSON_BYTES:,}")
-    if listed.bytes not in (None, size) or _sha256(file) != listed.sha256:
+    try:
+        altered = listed.bytes not in (None, size) or _sha256(file) != listed.sha256
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    if altered:
         what = "size" if listed.bytes not in (None, size) else "SHA-256"
         raise UserError(f"{file} was truncated or altered: its {what} differs from {MANIFEST}")
 
@@ -390,12 +429,6 @@ def _no_model(path: Path) -> str:
     if pickled := describe_pickle_file(path):
         return f"{path} {pickled}; give the directory of a run or of a saved model"
     return f"{path} holds no model: it has no {MANIFEST}"
-
-
-def _verified(directory: Path, name: str) -> Path:
-    if name not in verify_manifest(directory):
-        raise UserError(f"{directory / name} is not in {MANIFEST}")
-    return directory / name
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -345,7 +345,7 @@ def bench_train(
 ) -> None:
     """Measure what training costs beyond its networks' own steps, as ratios, in about five minutes.
 
-    Whatever is compared is timed in turns. Checkpoints go where temporary files do ($TMPDIR).
+    Whatever is compared is timed in turns. Checkpoints go below the current directory.
 
     Args:
         recipe: A gated recipe from `gaternet recipes list`.
@@ -479,9 +479,14 @@ def _train_recipe(name: str, words: Sequence[str]) -> None:
     if arguments.seeds:
         from gaternet.training.seeds import Several, train_several
 
-        several = Several(arguments.seeds, arguments.out, (name, *words))
+        typed = (name, *words)
+        several = Several(
+            arguments.seeds, arguments.out, typed, arguments.device, arguments.at_once
+        )
         train_several(recipe, sources(arguments), several)
         return
+    if arguments.at_once is not None:
+        raise UsageError("--at-once goes with --seeds")
 
     from gaternet.training.compute import choose_device
     from gaternet.training.phases import Options, train

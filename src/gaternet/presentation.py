@@ -164,6 +164,8 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
 _RATIOS = {
     "step_ratio": "gated step / plain steps",
     "epoch_ratio": "on the data / one batch",
+    "data_share": "of an epoch",
+    "logging_share": "of an epoch",
     "checkpoint_share": "of an epoch",
     "probe_share": "of an epoch, to evaluate",
     "memory_ratio": "saved, gated / plain",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gaternet.data.batches import Images
 from gaternet.data.image_set import ImageSet
 from gaternet.data.sources import load
-from gaternet.errors import UsageError
+from gaternet.errors import UsageError, UserError
 from gaternet.runtime.latency import median_ranks
 from gaternet.training.compute import ComputePlan, choose_device, hardware, plan
 from gaternet.training.config import Recipe
@@ -60,10 +60,11 @@ class TrainingPace:
     """What was measured, and what could not be: ratio → why.
 
     ratios: step_ratio, a gated step / a step of each of its plain networks; epoch_ratio, an epoch
-        on the data / as many steps on one resident batch; checkpoint_share and probe_share, of an
-        epoch's time; memory_ratio, bytes saved for the backward, gated / plain networks;
-        loop_ratio, images per second / the usual loop's
-    milliseconds: medians; of a step for gated, its plain networks, epoch, resident and usual
+        on the data / as many steps on one resident batch; of an epoch's time data_share, until its
+        batches are there, logging_share, writing its metrics, checkpoint_share and probe_share;
+        memory_ratio, bytes saved for the backward, gated / plain networks; loop_ratio, images per
+        second / the usual loop's
+    milliseconds: medians; of a step for gated, its plain networks, epoch, resident, usual and data
     """
 
     recipe: str
@@ -157,23 +158,34 @@ def _saved(trainer: Trainer, batch: Batch) -> int:
 
 @contextmanager
 def _run_of(recipe: Recipe, images: Images) -> Iterator[Run]:
-    """Make a run directory among the temporary files, and remove it."""
+    """Make a run directory below the current one, where runs go, and remove it: temporary files may
+    lie in memory, where a checkpoint costs nothing."""
     config = RunConfig(recipe, images.name, images.fingerprint, images.classes)
-    with tempfile.TemporaryDirectory(prefix="gaternet-") as folder:
-        yield create_run(Path(folder) / "run", config)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".gaternet-", dir=Path.cwd())
+    except OSError as error:
+        raise UserError(
+            f"cannot write {Path.cwd()}: {error.strerror}; go to a directory for runs"
+        ) from None
+    with folder as name:
+        yield create_run(Path(name) / "run", config)
 
 
 def _usual_loop(
     recipe: Recipe, images: Images, compute: ComputePlan
 ) -> tuple[Iterator[int] | None, dict[str, str]]:
     """Return the steps of the usual loop, or why there is no ratio to it."""
-    told, schedule = recipe.augmentation, recipe.schedule
+    told, schedule, gating = recipe.augmentation, recipe.schedule, recipe.gating
     reasons = {
         "the usual loop is in a checkout's benchmarks/, not in a package": not USUAL_LOOP.is_file(),
         "the usual loop has its images in memory": not isinstance(images, ImageSet),
         "the usual loop crops and mirrors only": bool(told.cutout or told.smallest_area),
         "the usual loop has SGD, whole batches and no averaged weights": (
             recipe.optimizer.kind != "sgd" or schedule.accumulate > 1 or schedule.ema > 0
+        ),
+        "the usual loop's loss is cross entropy and the share of open gates": bool(
+            recipe.optimizer.label_smoothing
+            or (gating and (gating.target_rate is not None or gating.budget is not None))
         ),
     }
     for reason, applies in reasons.items():
@@ -202,6 +214,8 @@ def _ratios(
     ratios = {
         "step_ratio": _ratio(times["gated"], np.sum([times[name] for name in plain], axis=0)),
         "epoch_ratio": _ratio(times["epoch"], times["resident"]),
+        "data_share": _ratio(times["data"], times["epoch"]),
+        "logging_share": _ratio(times["logging"], epoch),
         "checkpoint_share": _ratio(times["checkpoint"], epoch + times["checkpoint"]),
         "probe_share": _ratio(times["probe"], epoch + times["probe"]),
         "memory_ratio": Ratio(saved, (saved, saved)),

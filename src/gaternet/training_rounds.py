@@ -24,8 +24,9 @@ STEPS_A_ROUND = 3
 """Steps of each network that a round's step ratio is taken from."""
 
 UNTIMED = 4
-"""Steps before each timed piece: what workers have made ahead meanwhile is used up, caches are
-warm."""
+"""Steps before each timed piece, at least: caches are warm."""
+MADE_AHEAD = 2
+"""Batches that each worker of a DataLoader makes ahead: they are used up before what is timed."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (N, C, H, W) uint8, labels and keys, (N,) int64."""
@@ -38,6 +39,8 @@ class Pieces(Trainer):
         super().__init__(model, recipe, plan)
         self.length = length
         self.supply: Iterator[Batch] = iter(())
+        self.waited = 0.0
+        """Seconds until the batches of the last piece were there."""
 
     def endless(self, images: Images) -> Iterator[Batch]:
         """Yield the batches of one epoch after the other."""
@@ -47,7 +50,12 @@ class Pieces(Trainer):
     def batches(
         self, images: Images, augmentation: object = None, first: int = 0
     ) -> Iterator[Batch]:
-        return islice(self.supply, self.length)
+        self.waited = 0.0
+        for _ in range(self.length):
+            start = time.perf_counter()
+            batch = next(self.supply)
+            self.waited += time.perf_counter() - start
+            yield batch
 
     def steps_per_epoch(self, images: Images) -> int:
         return self.length
@@ -80,14 +88,17 @@ class Contest:
         times = self._steps()
         pieces = [
             ("resident", self._resident, self._resident),
-            ("epoch", self._resident, self._epoch),
+            ("epoch", self._supplied, self._epoch),
         ]
         if self.usual is not None:
             pieces.append(("usual", self._usual, self._usual))
+        untimed = max(UNTIMED, MADE_AHEAD * self.gated.plan.workers)
         # Whoever was first is last in the next round: a drift favours nobody.
         for name, before, piece in pieces if number % 2 else reversed(pieces):
-            before(UNTIMED)
+            before(untimed)
             times[name] = self._seconds(piece, self.gated.length) / self.gated.length
+        times["data"] = self.gated.waited / self.gated.length
+        times["logging"] = self._seconds(self._log, {"epoch": number, "loss": 0.0})
         times["checkpoint"] = self._seconds(self._checkpoint, number)
         times["probe"] = self._seconds(probe_metrics, self.gated, self.probe)
         return times
@@ -117,11 +128,18 @@ class Contest:
         for _ in range(steps):
             self.gated.step(*self.batch)
 
+    def _supplied(self, steps: int) -> None:
+        self.gated.model.train()
+        for batch in islice(self.gated.supply, steps):
+            self.gated.step(*batch)
+
     def _epoch(self, steps: int) -> None:
         """Train a piece of an epoch and write what an epoch writes, but for its checkpoint."""
         self.gated.epoch = 0
         reporter = LineReporter(Console(file=io.StringIO()), steps, 1)
-        metrics = {"epoch": 1} | self.gated.train_epoch(self.images, reporter)
+        self._log({"epoch": 1} | self.gated.train_epoch(self.images, reporter))
+
+    def _log(self, metrics: dict[str, float]) -> None:
         self.run.log(metrics)
         self.board.add_epoch(metrics)
 

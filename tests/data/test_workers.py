@@ -102,6 +102,17 @@ def test_worker_that_is_killed_during_a_step_does_not_interrupt_it() -> None:
         list(batches)
 
 
+def test_workers_leave_signals_to_the_run() -> None:
+    """Slurm, systemd and terminals tell every process of a run to end."""
+    batches = batches_of(lambda: None)
+    seen = [next(batches)]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, number)
+        seen += [next(batches)]
+    assert len([*seen, *batches]) == COUNT // 4
+
+
 class Batches:
     """What torch's loader answers, one after the other."""
 
@@ -161,6 +172,41 @@ def test_workers_end_with_an_iterator_that_is_left(tmp_path: Path) -> None:
     assert all(ended(pid) for pid in workers)
 
 
+def with_tests_on_path() -> dict[str, str]:
+    paths = [str(Path(__file__).parent), *sys.path]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+LEFT = """
+import multiprocessing, sys
+from pathlib import Path
+from test_workers import batches_of
+batches = batches_of(Path(sys.argv[1]).read_bytes, batch=3)
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+raise ValueError("the step goes wrong")
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_leaves_them_and_an_error_behind(tmp_path: Path) -> None:
+    """The error keeps the iterator; one worker waits for a file that never comes."""
+    fifo = tmp_path / "image.png"
+    os.mkfifo(fifo)
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, str(fifo)],
+        env=with_tests_on_path(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "ValueError: the step goes wrong" in done.stderr
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    assert all(ended(pid) for pid in workers)
+
+
 ORPHANS = """
 import multiprocessing, sys, time
 from pathlib import Path
@@ -177,11 +223,10 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path) -> None:
     """One of them waits for a file that never comes: it would for ever."""
     fifo = tmp_path / "image.png"
     os.mkfifo(fifo)
-    paths = [str(Path(__file__).parent), *sys.path]
     with subprocess.Popen(
         [sys.executable, "-c", ORPHANS, str(fifo)],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=with_tests_on_path(),
         text=True,
     ) as run:
         assert run.stdout is not None

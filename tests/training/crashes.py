@@ -1,4 +1,4 @@
-"""Trains a recipe again and again while it is killed; `test_crashes.py` starts it.
+"""Trains a recipe again and again while it is killed; `killed_runs.py` starts it.
 
     python crashes.py SCENARIO OUT WHAT:N [WHAT:N …]
 

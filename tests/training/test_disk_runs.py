@@ -17,8 +17,9 @@ from gaternet.data.loading import Decoder, Part
 from gaternet.data.readers import Row
 from gaternet.data.settings import Augmentation
 from gaternet.data.sources import load
-from gaternet.errors import UserError
+from gaternet.errors import Interrupted, UserError
 from gaternet.training.config import Compute, Recipe, Sources
+from gaternet.training.interruption import Interruption
 from gaternet.training.phases import VALIDATION_SEED, train
 from small_runs import PICTURES, PLAIN, on_cpu, quiet, shown, tree, with_batches
 
@@ -72,6 +73,31 @@ def test_run_whose_worker_was_killed_goes_on(
             train(wanted, Sources(str(folder)), tmp_path / "broken", on_cpu())
     resumed = train(wanted, Sources(str(folder)), tmp_path / "broken", on_cpu(), resume=True)
     assert tree(resumed.checkpoints / "epoch-0003") == tree(whole.checkpoints / "epoch-0003")
+
+
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_run_whose_every_process_is_told_to_end_saves(
+    evaluating: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Slurm and systemd do; here the worker tells its run and itself."""
+    wanted = recipe(epochs=2, compute=replace(recipe().compute, workers=1))
+    decode = Decoder.decode
+
+    def tell_both_and_decode(self: Decoder, places: list[int], rows: Iterable[Row]) -> Part:
+        if (self.order is None) == evaluating and not (tmp_path / "told").exists():
+            (tmp_path / "told").touch()
+            for process in (os.getppid(), os.getpid()):
+                os.kill(process, signal.SIGTERM)
+        return decode(self, places, rows)
+
+    monkeypatch.setattr(Decoder, "decode", tell_both_and_decode)
+    with Interruption().listening() as told:
+        options = replace(on_cpu(), interruption=told)
+        with pytest.raises(Interrupted) as stopped:
+            train(wanted, Sources(str(folder)), tmp_path / "run", options)
+    assert stopped.value.exit_code == 143
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert saved.name == ("epoch-0001" if evaluating else "epoch-0000-step-000001")
 
 
 def test_bad_training_image_stops_the_run_or_is_left_out(folder: Path, tmp_path: Path) -> None:

@@ -74,10 +74,10 @@ def test_told_process_finishes_its_step_saves_and_says_how_to_go_on(
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:
     told = Told(tmp_path / "run", "--from-scratch", pause=60)
     told.await_line("step")
-    told.process.send_signal(signal.SIGTERM)
-    time.sleep(ECHO_SECONDS + 0.3)
-    assert told.process.poll() is None  # it would finish its step
     began = time.monotonic()
+    told.process.send_signal(signal.SIGTERM)
+    time.sleep(ECHO_SECONDS / 3)
+    assert told.process.poll() is None  # it would finish its step
     told.process.send_signal(signal.SIGTERM)
     assert told.ended() == (143, "")
     assert time.monotonic() - began < 10
@@ -139,7 +139,6 @@ def take_a_step(interruption: Interruption, looks: list[tuple[bool, int]]) -> No
     with interruption.listening(), interruption.deferred():
         looks.append(Watch(interruption).look())
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # an echo: the terminal and the launcher pass it on
         looks.append(Watch(interruption).look())
 
 
@@ -155,6 +154,26 @@ def test_signal_waits_while_training_and_ends_what_else_runs() -> None:
     with pytest.raises(Interrupted, match="stopped by Ctrl-C"):
         take_a_step(Interruption(), looks)
     assert looks == [(False, 0), (False, signal.SIGINT)]
+
+
+def test_echo_of_a_signal_is_none_under_torchrun_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal and the launcher both pass it on."""
+    ended: list[int] = []
+    monkeypatch.setattr("gaternet.training.interruption._exit_at_once", ended.append)
+    for launched, expected in ((True, []), (False, [signal.SIGINT])):
+        if launched:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+        else:
+            monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+        with pytest.raises(Interrupted):
+            take_two(Interruption())
+        assert ended == expected
+
+
+def take_two(interruption: Interruption) -> None:
+    with interruption.listening(), interruption.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_checkpoint_is_due_when_its_minutes_are_over() -> None:

@@ -69,7 +69,7 @@ def has_good_checkpoint(run: Path) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
-@pytest.mark.parametrize("fault", ["kill", "stop"])
+@pytest.mark.parametrize("fault", ["kill", "stop", "stop-behind"])
 def test_the_others_end_when_one_is_lost(fault: str, tmp_path: Path) -> None:
     left, lost = start_two(fault, tmp_path)
     try:
@@ -98,11 +98,12 @@ def without_times(run: Path) -> list[dict[str, Any]]:
 
 
 def test_torchrun_restarts_a_run_that_ends_as_if_undisturbed(tmp_path: Path) -> None:
+    """It is the first process that is killed, and leaves its lock behind."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = torchrun(SCRIPT, "none", str(tmp_path / "whole-steps"), *WORDS, "--out", str(whole))
     assert done.returncode == 0, done.stderr
     restarted = torchrun(
-        *("--max-restarts", "1", SCRIPT, "kill", str(tmp_path / "steps"), *WORDS),
+        *("--max-restarts", "1", SCRIPT, "kill-first", str(tmp_path / "steps"), *WORDS),
         *("--out", str(broken)),
     )
     assert restarted.returncode == 0, restarted.stderr

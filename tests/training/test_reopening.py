@@ -8,23 +8,38 @@ from typing import Any
 
 import pytest
 
+from gaternet import checkpoint
 from gaternet.arguments import lasting
 from gaternet.errors import UsageError, UserError
 from gaternet.training import phases, run
 from gaternet.training.config import Recipe, Resumption, Sources
 from gaternet.training.phases import train
 from gaternet.training.run import Run, open_run
+from gaternet.training.starting import build_model
 from gaternet.training.trainer import Trainer
-from small_runs import PLAIN, few_digits, on_cpu, tree, with_batches
+from small_runs import GATED, PLAIN, cpu_plan, few_digits, on_cpu, tree, with_batches
 from terminal import Terminal
 
 BEGUN = with_batches(PLAIN, 640)
 DIGITS = Sources("digits")
 
 
+JOINT = with_batches(replace(GATED, epochs=2), 640)
+
+
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of two epochs that was interrupted in its second one."""
+    return interrupted(BEGUN, tmp_path / "run", monkeypatch)
+
+
+@pytest.fixture
+def begun_joint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was interrupted while it pre-trained its backbone, in the second epoch."""
+    return interrupted(JOINT, tmp_path / "run", monkeypatch)
+
+
+def interrupted(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real, done = Trainer.train_epoch, 0
 
     def train_epoch(*arguments: Any) -> dict[str, float]:
@@ -37,8 +52,8 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_epoch", train_epoch)
         with pytest.raises(KeyboardInterrupt):
-            train(BEGUN, DIGITS, tmp_path / "run", on_cpu())
-    return tmp_path / "run"
+            train(recipe, DIGITS, out, on_cpu())
+    return out
 
 
 def go_on(out: Path, recipe: Recipe, *allowed: str) -> Run:
@@ -90,6 +105,78 @@ def test_allowed_changes_go_through_and_are_written_down(begun: Path) -> None:
         ("epochs", 2, 3, 1),
         ("seed", 0, 7, 1),
     ]
+
+
+def with_rmsprop(recipe: Recipe) -> Recipe:
+    return replace(recipe, optimizer=replace(recipe.optimizer, kind="rmsprop", nesterov=False))
+
+
+@pytest.mark.parametrize(
+    ("other", "fields", "fault"),
+    [
+        (
+            with_rmsprop(BEGUN),
+            ("optimizer.kind", "optimizer.nesterov"),
+            "optimizer.safetensors belongs to another optimiser: .* keeps momentum_buffer, and",
+        ),
+        (with_batches(BEGUN, 640, ema=0.9), ("schedule.ema",), "trained.safetensors is not in"),
+        (replace(BEGUN, backbone="resnet14"), ("backbone",), "weights of another model"),
+    ],
+)
+def test_change_that_the_checkpoint_does_not_fit_changes_nothing(
+    other: Recipe, fields: tuple[str, ...], fault: str, begun: Path
+) -> None:
+    before = tree(begun)
+    with pytest.raises(UserError, match=fault):
+        go_on(begun, other, *fields)
+    assert tree(begun) == before
+    assert go_on(begun, BEGUN).result is not None
+
+
+def test_optimiser_that_keeps_nothing_takes_nothing(begun: Path) -> None:
+    other = replace(BEGUN, optimizer=replace(BEGUN.optimizer, momentum=0.0, nesterov=False))
+    assert go_on(begun, other, "optimizer.momentum", "optimizer.nesterov").result is not None
+
+
+def test_setting_that_a_part_lacks_may_change_while_it_is_pretrained(begun_joint: Path) -> None:
+    before = tree(begun_joint)
+    with pytest.raises(UserError, match=r"weights of another model"):
+        go_on(begun_joint, replace(JOINT, backbone="resnet14"), "backbone")
+    assert tree(begun_joint) == before
+    assert JOINT.gating is not None
+    other = replace(JOINT, gating=replace(JOINT.gating, sparsity=0.5))
+    with pytest.raises(UsageError, match=r"did you mean gating\.sparsity"):
+        go_on(begun_joint, other, "gating.sparsty")
+    finished = go_on(begun_joint, other, "gating.sparsity")
+    assert finished.result is not None
+    assert [change["field"] for change in finished.result["changes"]] == ["gating.sparsity"]
+    assert open_run(begun_joint).config.recipe == other
+    assert open_run(begun_joint / "backbone").config.changes == ()
+
+
+def test_run_that_is_not_there_or_there_already_is_refused_before_images_are_loaded(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "load", lambda *_: pytest.fail("images were loaded"))
+    with pytest.raises(UserError, match="typo holds no run to go on with"):
+        go_on(tmp_path / "typo", BEGUN)
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(UserError, match="run holds a run already"):
+        train(BEGUN, DIGITS, begun, on_cpu())
+
+
+def test_restored_checkpoint_is_read_for_its_sum_once(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = checkpoint._sha256
+    monkeypatch.setattr(
+        checkpoint, "_sha256", lambda file: (hashed.append(file.name), real(file))[1]
+    )
+    found = open_run(begun)
+    Trainer(build_model(BEGUN), BEGUN, cpu_plan(BEGUN)).restore(found)
+    assert sorted(hashed) == sorted(set(hashed))
+    assert "optimizer.safetensors" in hashed
 
 
 def test_unknown_field_is_refused_with_the_near_one(begun: Path) -> None:

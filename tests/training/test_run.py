@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from gaternet import checkpoint
 from gaternet.errors import UserError
 from gaternet.training.run import KEPT_CHECKPOINTS, Run, RunConfig, create_run, open_run
 from small_runs import GATED, PLAIN, few_digits, new_run, tree
@@ -125,3 +126,18 @@ def test_disk_that_refuses_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -
         run.finish({"new": 1})
     monkeypatch.undo()
     assert run.result == {"old": 1}
+
+
+def test_checkpoints_that_a_killed_process_did_not_come_to_remove_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "run", PLAIN, few_digits())
+    weights = {"model": {"w": torch.ones(2)}}
+    run.save_checkpoint(0, weights, {}, step=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("gaternet.training.run.remove_directory", lambda _: None)
+        run.save_checkpoint(1, weights, {})
+        run.save_checkpoint(1, weights, {}, step=7)
+    open_run(run.path).settle()
+    names = [path.name for path in checkpoint.finished(run.checkpoints)]
+    assert names == ["epoch-0001", "epoch-0001-step-000007"]

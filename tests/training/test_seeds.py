@@ -1,20 +1,43 @@
 """`gaternet train … --seeds`: ordinary runs, at once; what ends one, and what is refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from gaternet import checkpoint
-from gaternet.arguments import without
-from gaternet.training.seeds import Several, describe
+from gaternet import checkpoint, cli
+from gaternet.arguments import SEVERAL, without
+from gaternet.training.compute import plan, usable_cores
+from gaternet.training.config import Sources
+from gaternet.training.phases import train
+from gaternet.training.seeds import (
+    AT_ONCE_ON_GPU,
+    Several,
+    _at_once,
+    _Children,
+    _shared,
+    describe,
+)
+from small_runs import PLAIN, on_cpu, tree
 from terminal import Terminal
 
 WORDS = ("digits/resnet8-gated", "--epochs", "1", "--from-scratch", "--device", "cpu")
+EAGER = (
+    *("--compute.precision", "float32", "--compute.compile", "off"),
+    "--compute.no-channels-last",
+)
 
 
 def training(*words: str | Path) -> list[str]:
@@ -27,9 +50,16 @@ def test_runs_are_those_that_each_seed_makes_alone(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "several"
-    shown = terminal.succeed("train", *WORDS, "--seeds", "3", "4", "--out", out)
-    alone = subprocess.run(training(*WORDS, "--seed", "4", "--out", tmp_path / "alone"), check=True)
-    assert alone.returncode == 0
+    several = (*WORDS, "--seeds", "3", "4", "--out", out)
+    (out / "seed-3").mkdir(parents=True)
+    (out / "seed-3" / "notes.txt").write_text("mine")
+    assert cli.main([str(word) for word in ("train", *several)]) == 1
+    printed = terminal.capsys.readouterr()
+    assert "messages are above: 3" in printed.err
+    assert "seed 3: gaternet: " in printed.out
+    assert "seed 4: epoch 1/1" in printed.out
+    with one_thread():
+        terminal.succeed("train", *WORDS, "--seed", "4", "--out", tmp_path / "alone")
     for name in ("model", "optimizer"):
         found, expected = (
             load_file(checkpoint.newest(path / "checkpoints") / f"{name}.safetensors")
@@ -37,16 +67,43 @@ def test_runs_are_those_that_each_seed_makes_alone(
         )
         assert found.keys() == expected.keys()
         assert all(found[key].equal(expected[key]) for key in found)
+    # The other one is trained, and this one not again.
+    before = (out / "seed-4" / "result.json").stat().st_mtime_ns
+    (out / "seed-3" / "notes.txt").unlink()
+    shown = terminal.succeed("train", *several, "--resume")
     results = [json.loads((out / f"seed-{seed}" / "result.json").read_text()) for seed in (3, 4)]
     assert [result["seed"] for result in results] == [3, 4]
     errors = [result["test_error_percent"] for result in results]
     assert describe(errors) in shown.splitlines()[-1]
-    assert "seed 3: epoch 1/1" in shown
-    # Nothing is left to do, and nothing is done again.
-    before = (out / "seed-3" / "result.json").stat()
-    again = terminal.succeed("train", *WORDS, "--seeds", "3", "4", "--out", out, "--resume")
-    assert again.splitlines() == shown.splitlines()[-1:]
-    assert (out / "seed-3" / "result.json").stat() == before
+    assert (out / "seed-4" / "result.json").stat().st_mtime_ns == before
+    # Nothing is left to do.
+    assert terminal.succeed("train", *several, "--resume").splitlines() == shown.splitlines()[-1:]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_ended_run_of_other_settings_is_no_part_of_the_mean(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    out = tmp_path / "out"
+    recipe = replace(PLAIN, epochs=1, seed=7)
+    train(recipe, Sources("digits"), out / "seed-7", on_cpu())
+    before = tree(out)
+    words = ("train", PLAIN.name, "--seeds", "7", "--out", out, "--resume", "--device", "cpu")
+    same = ("--epochs", "1", *EAGER)
+    assert "test error" in terminal.succeed(*words, *same)
+    found = terminal.fail(1, *words, *same, "--epochs", "3", "--optimizer.lr", "0.25")
+    assert f"{out / 'seed-7'} has ended with other settings (epochs 1 → 3; optimizer.lr " in found
+    assert " → 0.25): give the same ones, or another --out" in found
+    assert tree(out) == before
 
 
 @pytest.mark.slow
@@ -67,26 +124,54 @@ def test_signal_reaches_every_run(tmp_path: Path) -> None:
             continue
 
 
-@pytest.mark.slow
-def test_run_that_fails_is_named(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    (out / "seed-1").mkdir(parents=True)
-    (out / "seed-1" / "notes.txt").write_text("mine")
-    done = subprocess.run(
-        training(*WORDS, "--seeds", "0", "1", "--out", out),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "messages are above: 1" in done.stderr
-    assert "seed 1: gaternet: " in done.stdout
-    assert (out / "seed-0" / "result.json").exists()
+def test_run_that_is_being_started_when_the_signal_comes_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+
+    class Started(subprocess.Popen[str]):
+        def __init__(self, words: list[str], **named: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)  # the main thread takes it meanwhile
+            while not children.received:
+                time.sleep(0.01)
+            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **named)
+
+        def send_signal(self, sig: int) -> None:
+            told.append(sig)
+            super().send_signal(sig)
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    children = _Children(dict(os.environ))
+    began = time.monotonic()
+    with children.told_of_signals(), ThreadPoolExecutor(1) as pool:
+        assert list(pool.map(lambda seed: children.run([], seed), ["0"])) == [-signal.SIGTERM]
+    assert told == [signal.SIGTERM]
+    assert time.monotonic() - began < 30
+
+
+def test_runs_at_once_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    sixteen = Several(tuple(range(16)), Path("out"), (), "cpu")
+    assert _at_once(sixteen, 16) == 12
+    assert _at_once(sixteen, 0) == 1
+    assert _at_once(replace(sixteen, at_once=3), 16) == 3
+    assert _at_once(replace(sixteen, at_once=3), 2) == 2
+    shared = _shared(3)
+    assert shared["OMP_NUM_THREADS"] == "4"
+    for name, value in shared.items():
+        monkeypatch.setenv(name, value)
+    assert usable_cores() == plan(PLAIN.compute, torch.device("cpu")).workers == 4
+    monkeypatch.setattr("gaternet.training.seeds.choose_device", lambda _: torch.device("cuda"))
+    assert _at_once(sixteen, 16) == AT_ONCE_ON_GPU
 
 
 def test_mistakes_are_named(tmp_path: Path, terminal: Terminal) -> None:
     words = ("train", *WORDS, "--out", tmp_path / "out")
     assert "give one of them" in terminal.fail(2, *words, "--seeds", "0", "1", "--seed", "2")
+    assert "--at-once goes with --seeds" in terminal.fail(2, *words, "--at-once", "2")
+    assert "--at-once 0" in terminal.fail(2, *words, "--seeds", "0", "1", "--at-once", "0")
     assert "comes twice" in terminal.fail(2, *words, "--seeds", "5", "5")
     assert "seed must be in" in terminal.fail(2, *words, "--seeds", "-1", "0")
     (tmp_path / "out" / "seed-0").mkdir(parents=True)
@@ -104,7 +189,8 @@ def test_torchrun_is_refused(
 
 def test_words_of_one_run(tmp_path: Path) -> None:
     typed = ("a/b", "--out", "x", "--lr", "-1", "--seeds", "0", "1", "--resume", "--out=y")
-    assert without(typed, "--seeds", "--out") == ["a/b", "--lr", "-1", "--resume"]
+    typed = (*typed, "--at-once", "2")
+    assert without(typed, *SEVERAL, "--out") == ["a/b", "--lr", "-1", "--resume"]
     several = Several((0, 1), tmp_path, typed)
     assert several.command(1) == [
         *("a/b", "--lr", "-1", "--seed", "1"),

@@ -1,14 +1,10 @@
 """Images from disk to the device: worker processes decode and crop, batch by batch."""
 
-import ctypes
-import signal
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 import torch
@@ -21,6 +17,7 @@ from gaternet.data.decoding import decode, decode_crop, first_line, resize, to_c
 from gaternet.data.image_files import ImageFiles
 from gaternet.data.readers import Row, check_label
 from gaternet.data.settings import Augmentation, DataConfig
+from gaternet.data.workers import ending, prepare_worker, starting
 from gaternet.errors import UserError
 from gaternet.randomness import Purpose, sample_keys
 
@@ -145,23 +142,25 @@ def load_parts(
     Workers are a few batches ahead, and end with the iterator. Raises UserError with what a worker
     found wrong, or where one has died or hangs.
     """
-    found = _start(parts, loading, batches)
-    try:
-        while (part := _next(found, WORKER_TIMEOUT)) is not None:
-            if part.fault:
-                raise UserError(part.fault)
-            yield part
-    finally:
-        # The last reference: the workers are told to end, and ended where they do not listen.
-        del found
+    with ending() as workers:
+        found = _start(parts, loading, batches, workers)
+        try:
+            while (part := _next(found, WORKER_TIMEOUT)) is not None:
+                if part.fault:
+                    raise UserError(part.fault)
+                yield part
+        finally:
+            # The last reference: the workers are told to end, and waited for.
+            del found
 
 
 def _start(
     parts: FileParts | IterableDataset[Part],
     loading: Loading,
     batches: Iterable[list[int]] | None,
+    workers: list[BaseProcess],
 ) -> Iterator[Part]:
-    with warnings.catch_warnings(), _told_of_no_child():
+    with warnings.catch_warnings(), starting(workers):
         # How many workers there are is the user's choice, and that they are forked is torch's.
         warnings.filterwarnings("ignore", "This DataLoader will create")
         warnings.filterwarnings("ignore", "This process .* is multi-threaded")
@@ -172,7 +171,7 @@ def _start(
             num_workers=loading.workers,
             pin_memory=loading.device.type == "cuda",
             timeout=LOOK_EVERY if loading.workers else 0,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
             # The loader draws from its generator: not from that which everybody shares.
             generator=torch.Generator(),
         )
@@ -210,25 +209,3 @@ _HINT = (
     "It may have run out of memory, or of shared memory (/dev/shm): give fewer --compute.workers; "
     "or its disk does not answer. A training run goes on with --resume"
 )
-
-
-@contextmanager
-def _told_of_no_child() -> Iterator[None]:
-    """Keep torch from raising errors wherever this process is when a worker dies: within a step,
-    or a destructor. Whoever waits for a batch looks for itself."""
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield  # torch does nothing there
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
-
-
-def _prepare_worker(_: int) -> None:
-    """Leave Ctrl-C to the process that started this one, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

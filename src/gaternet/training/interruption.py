@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from math import inf
 from types import FrameType
 
+from torch.distributed import is_torchelastic_launched
+
 from gaternet.errors import Interrupted
 from gaternet.training.processes import ALONE, Processes
 
 ECHO_SECONDS = 1.0
-"""A signal this soon behind the first is its echo: a terminal and torchrun both pass it on."""
+"""Under torchrun a signal this soon behind the first is its echo: a terminal passes it on too."""
 
 LOOK_SECONDS = 1.0
 """How often, about, several processes agree: it makes them wait for each other."""
@@ -64,7 +66,7 @@ class Interruption:
     def _take(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received:
-            if now - self._at > ECHO_SECONDS:
+            if not is_torchelastic_launched() or now - self._at > ECHO_SECONDS:
                 _exit_at_once(number)
             return
         self.received, self._at = number, now

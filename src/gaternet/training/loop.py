@@ -6,7 +6,7 @@ from typing import Any
 
 from gaternet.binarizers import GateForm
 from gaternet.data.batches import Images
-from gaternet.errors import Interrupted, UserError
+from gaternet.errors import Interrupted
 from gaternet.model import GatedModel
 from gaternet.training.collapse import WARNING, collapse_warning
 from gaternet.training.evaluation import evaluate
@@ -79,32 +79,17 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Train one epoch, saving and stopping on the way as `watch` has it."""
 
-    def save() -> None:
-        trainer.stop_if_diverged(images)
-        trainer.note_skipped(images)
-        run.save_checkpoint(trainer.epoch, *trainer.state(), step=trainer.steps)
-        watch.saved()
-
-    def stop(signal: int) -> None:
-        raise Interrupted(signal, f" behind step {trainer.steps} of epoch {trainer.epoch + 1}")
-
     def behind_step() -> None:
         due, told = watch.look()
         if due or told:
-            save()
+            trainer.stop_if_diverged(images)
+            trainer.note_skipped(images)
+            run.save_checkpoint(trainer.epoch, *trainer.state(), step=trainer.steps)
+            watch.saved()
         if told:
-            stop(told)
+            raise Interrupted(told, f" behind step {trainer.steps} of epoch {trainer.epoch + 1}")
 
-    try:
-        return trainer.train_epoch(images, reporter, behind_step)
-    except UserError:
-        # Whoever ends this process may have ended those that decode its images already.
-        told = watch.interruption.received
-        if not told or not trainer.steps or trainer.plan.processes.count > 1:
-            raise
-        save()
-        stop(told)
-        raise
+    return trainer.train_epoch(images, reporter, behind_step)
 
 
 def _close_epoch(

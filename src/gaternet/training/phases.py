@@ -23,9 +23,9 @@ from gaternet.training.lock import check_free, locked
 from gaternet.training.loop import Probe, fit
 from gaternet.training.processes import ALONE, Processes
 from gaternet.training.progress import plain_console, reporting, silent_console
-from gaternet.training.reopening import reopen
+from gaternet.training.reopening import check_begun, reopen
 from gaternet.training.result import measure
-from gaternet.training.run import Run, RunConfig, create_run, open_run
+from gaternet.training.run import Run, RunConfig, check_new, create_run, open_run
 from gaternet.training.starting import (
     Start,
     build_model,
@@ -56,6 +56,8 @@ class Options:
     """Between checkpoints within an epoch."""
     interruption: Interruption = field(default_factory=Interruption)
     resumption: Resumption = field(default_factory=Resumption)
+    whole: Run | None = None
+    """The run that this one pre-trains a part of."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def train(
     processes = options.processes
     compute = plan(recipe.compute, choose_device(options.device), processes)
     _check_ranks(recipe, processes)
-    check_free(out)
+    if processes.first:  # the others would take its look at the lock for a holder's
+        check_free(out)
+        (check_begun if resume else check_new)(out)
     start = choose_start(recipe, sources)
     try_networks(recipe)
     model = build_model(recipe, start.pretrained)
@@ -100,7 +104,7 @@ def train(
                 pretraining(part, recipe),
                 Sources(sources.data, on_bad_image=sources.on_bad_image),
                 out / part,
-                options,
+                replace(options, whole=run),
             )
             load_part(model, part, begun[part].path)
         _train_into(run, prepared, begun, options, resume=resume)
@@ -128,6 +132,10 @@ def _train_into(
         _say_once(console, prepared.compute.note)
     if resume:
         trainer.restore(run)
+    # Only now: settings that it cannot go on with would keep it from going on with its own.
+    for going_on in (run, options.whole):
+        if going_on:
+            going_on.keep_config()
     steps = recipe.epochs * trainer.steps_per_epoch(images)
     watch = Watch(options.interruption, processes, options.checkpoint_minutes)
     with reporting(recipe.name, steps, recipe.epochs, console) as shown:
@@ -201,7 +209,8 @@ def _open(out: Path, config: RunConfig, options: Options, *, resume: bool) -> Ru
     """Create or reopen the run directory; the first process alone writes to it."""
     processes = options.processes
     if resume:
-        run = reopen(out, config, options.resumption, writes=processes.first)
+        part = options.whole is not None
+        run = reopen(out, config, options.resumption, writes=processes.first, part=part)
         run.settle(strict=options.resumption.strict)
         processes.wait()
         return run

@@ -32,6 +32,8 @@ class Processes:
     count: int = 1
     patient: dist.ProcessGroup | None = None
     """The same processes with a time-out of a day: the first one may have data to prepare."""
+    prompt: dist.ProcessGroup | None = None
+    """The same processes within training, where no GPU is to wait for a number."""
 
     @property
     def first(self) -> bool:
@@ -54,7 +56,7 @@ class Processes:
         if self.count == 1:
             return numbers
         tensor = torch.tensor(numbers)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.patient)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.prompt)
         return tuple(tensor.tolist())
 
     def take_from_first(self, tensors: Iterable[Tensor]) -> None:
@@ -72,11 +74,11 @@ class Processes:
         if self.count == 1:
             return [value]
         found = [value] * self.count
-        dist.all_gather_object(found, value, group=self.patient)
+        dist.all_gather_object(found, value, group=self.prompt)
         return found
 
     def wait(self) -> None:
-        """Go on when every process has come here."""
+        """Go on when every process has come here, be it a day later."""
         if self.count == 1:
             return
         dist.barrier(self.patient)
@@ -110,9 +112,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot be joined: {error}") from None
     try:
-        patient = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        assert isinstance(patient, dist.ProcessGroup)  # every process is in it
-        yield Processes(dist.get_rank(), dist.get_world_size(), patient)
+        patient, prompt = _over_gloo(timedelta(days=1)), _over_gloo(TIMEOUT)
+        yield Processes(dist.get_rank(), dist.get_world_size(), patient, prompt)
     except RuntimeError as error:
         if not _tells_of_a_lost_process(error):
             raise
@@ -132,6 +133,12 @@ def _join(backend: str, device: torch.device | None) -> None:
     dist.init_process_group(
         backend, store=attempt, rank=rank, world_size=count, timeout=TIMEOUT, device_id=device
     )
+
+
+def _over_gloo(timeout: timedelta) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)  # every process is in it
+    return group
 
 
 def _restarts() -> int:

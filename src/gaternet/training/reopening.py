@@ -13,32 +13,37 @@ from gaternet.training.run import Run, RunConfig, open_run
 _ABSENT = "none"
 
 
-def reopen(out: Path, config: RunConfig, how: Resumption, *, writes: bool) -> Run:
-    """Open the run in `out` to go on with it as `config` says; what was allowed is recorded.
+def check_begun(out: Path) -> None:
+    """Raise UserError where there is no run to go on with in `out`, or it has ended."""
+    if not (out / "config.json").exists():
+        raise UserError(f"{out} holds no run to go on with; leave --resume out to begin one")
+    if open_run(out).result:
+        raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
+
+
+def reopen(
+    out: Path, config: RunConfig, how: Resumption, *, writes: bool, part: bool = False
+) -> Run:
+    """Open the run in `out` to go on with it as `config` says, which `Run.keep_config` writes down
+    together with what was allowed to change.
+
+    part: of another run, which has fields that this one lacks
 
     Raises UserError where there is none, it has ended, or fields differ that may not; UsageError
     where there is no such field.
     """
-    if not (out / "config.json").exists():
-        raise UserError(f"{out} holds no run to go on with; leave --resume out to begin one")
+    check_begun(out)
     run = open_run(out, writes=writes)
-    if run.result:
-        raise UserError(f"{out} has ended already; its figures are in {out / 'result.json'}")
-    before, now = fields(run.config), fields(config)
-    for name in config.versions.keys() - run.config.versions.keys():
-        del now[name]  # a run of an earlier version does not say
-    allowed = _known(how.allow_change, before | now)
-    changed = {
-        name: (before.get(name, _ABSENT), now.get(name, _ABSENT))
-        for name in now | before
-        if before.get(name) != now.get(name)
-    }
+    allowed = {name.removeprefix("--").replace("-", "_") for name in how.allow_change}
+    if not part:
+        _check_known(allowed, fields(run.config) | fields(config))
+    changed = differences(run.config, config)
     refused = {name: pair for name, pair in changed.items() if name not in allowed}
     if refused:
-        told = "; ".join(f"{name} {old} → {new}" for name, (old, new) in refused.items())
         raise UserError(
-            f"{out} was begun with other settings ({told}); resume it with the same, start anew in "
-            f"another directory, or let them change: --allow-change {' '.join(refused)}"
+            f"{out} was begun with other settings ({in_words(refused)}); resume it with the same, "
+            f"start anew in another directory, or let them change: --allow-change "
+            f"{' '.join(refused)}"
         )
     if changed:
         run.change_config(config, _record(run, changed))
@@ -58,16 +63,28 @@ def fields(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _known(names: Iterable[str], known: Mapping[str, Any]) -> set[str]:
-    """Return the fields of these names, as they are or as they are typed as flags."""
-    found = set()
+def differences(before: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return which of their fields differ, as (before, now)."""
+    old, new = fields(before), fields(now)
+    for name in now.versions.keys() - before.versions.keys():
+        del new[name]  # a run of an earlier version does not say
+    return {
+        name: (old.get(name, _ABSENT), new.get(name, _ABSENT))
+        for name in new | old
+        if old.get(name) != new.get(name)
+    }
+
+
+def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return which fields differ as a line of text."""
+    return "; ".join(f"{name} {before} → {now}" for name, (before, now) in changed.items())
+
+
+def _check_known(names: Iterable[str], known: Mapping[str, Any]) -> None:
     for name in names:
-        field = name.removeprefix("--").replace("-", "_")
-        if field not in known:
-            hint = did_you_mean(field, known, "config.json has them all")
+        if name not in known:
+            hint = did_you_mean(name, known, "config.json has them all")
             raise UsageError(f"--allow-change {name}: there is no such field; {hint}")
-        found.add(field)
-    return found
 
 
 def _record(run: Run, changed: Mapping[str, tuple[Any, Any]]) -> list[dict[str, Any]]:

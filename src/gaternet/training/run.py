@@ -57,6 +57,7 @@ class Run:
         self.path = path
         self.config = config
         self.writes = writes
+        self._changed = False
 
     @property
     def checkpoints(self) -> Path:
@@ -100,15 +101,20 @@ class Run:
         if not self.writes or path.exists():  # a run that was stopped again before its first step
             return
         checkpoint.write(path, tensors, values)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove the checkpoints that nobody needs any more."""
         found = checkpoint.finished(self.checkpoints)
-        within = [old for old in found if checkpoint.position(old)[1]]
-        whole = [old for old in found if old not in within]
-        for old in (*whole[:-KEPT_CHECKPOINTS], *within):
-            if old != path:
-                remove_directory(old)
+        within = [path for path in found if checkpoint.position(path)[1]]
+        whole = [path for path in found if path not in within]
+        for path in (*whole[:-KEPT_CHECKPOINTS], *within):
+            if path != found[-1]:
+                remove_directory(path)
 
     def settle(self, *, strict: bool = False) -> None:
-        """Remove what a killed process left half-written, and the newest checkpoints if damaged.
+        """Remove what a killed process left half-written or had not removed yet, and the newest
+        checkpoints if damaged.
 
         Raises UserError where none is left; if `strict`, already where the newest is damaged.
         """
@@ -121,6 +127,7 @@ class Run:
             sound = checkpoint.newest(self.checkpoints, strict=strict)
             for damaged in found[found.index(sound) + 1 :]:
                 remove_directory(damaged)
+            self._prune()
 
     @property
     def position(self) -> tuple[int, int]:
@@ -129,10 +136,15 @@ class Run:
         return checkpoint.position(found[-1]) if found else (0, 0)
 
     def change_config(self, config: RunConfig, changes: list[dict[str, Any]]) -> None:
-        """Take another configuration, and write down what was changed in it."""
+        """Take another configuration, and note what was changed in it; `keep_config` writes it."""
         self.config = replace(config, changes=(*self.config.changes, *changes))
-        if self.writes:
+        self._changed = True
+
+    def keep_config(self) -> None:
+        """Write the configuration down where it was changed: the run goes on with it."""
+        if self.writes and self._changed:
             _write_config(self.path, self.config)
+            self._changed = False
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics of epochs that were begun or finished after checkpoint `epoch`."""
@@ -159,8 +171,8 @@ class Run:
             ) from None
 
 
-def create_run(path: Path, config: RunConfig) -> Run:
-    """Make a new run directory; raise UserError where there is something already."""
+def check_new(path: Path) -> None:
+    """Raise UserError where a new run's directory holds something already."""
     if path.exists() and (not path.is_dir() or _holds_something(path)):
         if (path / "config.json").exists():
             raise UserError(
@@ -169,6 +181,11 @@ def create_run(path: Path, config: RunConfig) -> Run:
             )
         kind = "is not empty" if path.is_dir() else "is a file"
         raise UserError(f"{path} {kind}; choose another --out")
+
+
+def create_run(path: Path, config: RunConfig) -> Run:
+    """Make a new run directory; raise UserError where there is something already."""
+    check_new(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         # First: a process killed here leaves an empty directory or a run.

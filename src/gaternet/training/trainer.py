@@ -34,6 +34,17 @@ from gaternet.training.divergence import READ_EVERY, Sentinel, backward, describ
 from gaternet.training.processes import Processes
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
+from gaternet.training.saved_state import (
+    OPTIMIZER,
+    PROGRESS,
+    TRAINED,
+    Progress,
+    Sums,
+    Within,
+    read_progress,
+    restore_optimizer,
+    tensors_of,
+)
 from gaternet.training.schedules import gate_dropout_rate, gate_noise, learning_rate
 
 LOOK_EVERY_SECONDS = 0.5
@@ -44,9 +55,6 @@ MEASURED_BATCHES = 100
 ended."""
 
 AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
-
-OPTIMIZER = "optimizer"
-"""Name of the optimiser's tensors in a checkpoint, PARAMETER.SLOT each."""
 
 Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -69,14 +77,14 @@ class _Means:
             numbers["open_share"] = opened
         return numbers | {"images_per_second": self.count / seconds}
 
-    def of_each(self, processes: Processes) -> list[list[float]]:
-        """Return the sums and the count of every process, one row each."""
+    def of_each(self, processes: Processes) -> tuple[Sums, ...]:
+        """Return the sums and the count of every process."""
         rows = self.sums.new_zeros(processes.count, 4)
         rows[processes.rank] = torch.cat((self.sums, self.sums.new_tensor([self.count])))
-        return processes.total(rows).tolist()
+        return tuple((a, b, c, count) for a, b, c, count in processes.total(rows).tolist())
 
     @classmethod
-    def share_of(cls, rows: list[list[float]], plan: ComputePlan) -> "_Means":
+    def share_of(cls, rows: tuple[Sums, ...], plan: ComputePlan) -> "_Means":
         """Return this process's own sums; where there were more processes, theirs are shared."""
         mine = torch.tensor(rows, dtype=torch.float64)[plan.processes.rank :: plan.processes.count]
         *_, count = sums = mine.sum(dim=0)
@@ -171,6 +179,23 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def slots_of(settings: Optimizer) -> dict[str, torch.Size | None]:
+    """Return what an optimiser keeps of every parameter: slot → shape; None: the parameter's.
+
+    As a step of it shows, with a parameter of its own.
+    """
+    one = nn.ParameterList([torch.zeros(2)])
+    parameter = one[0]
+    parameter.grad = torch.zeros(2)
+    optimizer = make_optimizer(one, settings)
+    optimizer.step()
+    return {
+        slot: None if value.shape == parameter.shape else value.shape
+        for slot, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
 
 
 class Trainer:
@@ -412,61 +437,51 @@ class Trainer:
         """
         tensors: dict[str, Mapping[str, Tensor]] = {
             checkpoint.MODEL: self.evaluated.state_dict(),
-            OPTIMIZER: {
-                f"{name}.{slot}": value
-                for name, parameter in self.model.named_parameters()
-                for slot, value in self.optimizer.state.get(parameter, {}).items()
-                if isinstance(value, Tensor)
-            },
+            OPTIMIZER: tensors_of(self.optimizer, self.model),
         }
         if self.average:
-            tensors["trained"] = self.model.state_dict()
+            tensors[TRAINED] = self.model.state_dict()
         divergence.check_finite(tensors)
-        progress: dict[str, Any] = {
-            "epoch": self.epoch,
-            "averaged_updates": int(self.average.n_averaged) if self.average else 0,
-            "skipped": sorted(self.skipped),
-        }
-        if self.steps:
-            progress["within"] = {
-                "images": self.steps * self.recipe.schedule.batch_size,
-                "sums": self._means.of_each(self.plan.processes),
-                "seconds": time.monotonic() - self.began,
-            }
         model = asdict(checkpoint.describe(self.model))
-        return tensors, {checkpoint.MODEL: model, "progress": progress}
+        return tensors, {checkpoint.MODEL: model, PROGRESS: asdict(self._progress())}
+
+    def _progress(self) -> Progress:
+        within = None
+        if self.steps:
+            within = Within(
+                self.steps * self.recipe.schedule.batch_size,
+                self._means.of_each(self.plan.processes),
+                time.monotonic() - self.began,
+            )
+        updates = int(self.average.n_averaged) if self.average else 0
+        return Progress(self.epoch, updates, tuple(sorted(self.skipped)), within)
 
     def restore(self, run: Run) -> None:
-        """Go on from the newest checkpoint of `run`, from the start where it has none."""
+        """Go on from the newest checkpoint of `run`, from the start where it has none.
+
+        Raises UserError, and changes nothing in the run, where the checkpoint is not of this model
+        and optimiser.
+        """
         if not run.has_checkpoint:
             run.rewind(0)
             return
-        path = checkpoint.newest(run.checkpoints)
-        progress = checkpoint.read_json(path, "progress")
-        weights = checkpoint.read_tensors(path, checkpoint.MODEL)
-        checkpoint.load_weights(self.evaluated, weights, path)
+        found = checkpoint.verify_newest(run.checkpoints)
+        progress = read_progress(found)
+        weights = found.read_tensors(checkpoint.MODEL)
+        checkpoint.load_weights(self.evaluated, weights, found.path)
         if self.average:
-            trained = checkpoint.read_tensors(path, "trained")
-            checkpoint.load_weights(self.model, trained, path)
-            self.average.n_averaged.fill_(progress["averaged_updates"])
-        self.set_threshold(checkpoint.read_json(path, checkpoint.MODEL)["threshold"])
-        self._restore_optimizer(checkpoint.read_tensors(path, OPTIMIZER))
-        self.epoch = progress["epoch"]
-        self.skipped = set(progress["skipped"])
-        if "within" in progress:
-            within = progress["within"]
-            self.steps = within["images"] // self.recipe.schedule.batch_size
-            self.began = time.monotonic() - within["seconds"]
-            self._means = _Means.share_of(within["sums"], self.plan)
+            checkpoint.load_weights(self.model, found.read_tensors(TRAINED), found.path)
+            self.average.n_averaged.fill_(progress.averaged_updates)
+        self.set_threshold(found.read_config().threshold)
+        kept = slots_of(self.recipe.optimizer)
+        restore_optimizer(self.optimizer, self.model, found, kept)
+        self.epoch = progress.epoch
+        self.skipped = set(progress.skipped)
+        if progress.within:
+            self.steps = progress.within.images // self.recipe.schedule.batch_size
+            self.began = time.monotonic() - progress.within.seconds
+            self._means = _Means.share_of(progress.within.sums, self.plan)
         run.rewind(self.epoch)
-
-    def _restore_optimizer(self, slots: Mapping[str, Tensor]) -> None:
-        parameters = dict(self.model.named_parameters())
-        for key, value in slots.items():
-            name, _, slot = key.rpartition(".")
-            # In the parameter's own memory layout, which the fused step takes for granted.
-            like = parameters[name] if value.shape == parameters[name].shape else value
-            self.optimizer.state[parameters[name]][slot] = torch.empty_like(like).copy_(value)
 
 
 class _Called(nn.Module):
