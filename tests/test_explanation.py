@@ -93,6 +93,8 @@ def test_mistakes(terminal: Terminal, gated_run: Path, plain_run: Path, digit: P
     assert "one FILE.html" in terminal.fail(
         2, "predict", gated_run, digit, "--explain", "a.html", "b.html"
     )
+    for page in (digit / "why.html", digit.with_name("n" * 248 + ".html")):
+        assert "cannot write" in terminal.fail(1, "predict", gated_run, digit, "--explain", page)
     told = terminal.succeed("predict", gated_run, digit, "--explain")
     assert "gaternet analyze" in told
 

@@ -13,7 +13,7 @@ import numpy as np
 from gaternet.analysis.page.arrays import pack, page_arrays
 from gaternet.analysis.page.contents import Page
 from gaternet.analysis.page.sprite import make_sprite
-from gaternet.errors import UserError
+from gaternet.disk import make_directory, write_file
 
 PROGRAMS = ("text.js", "data.js", "state.js", "scatter.js", "strips.js", "charts.js", "main.js")
 """In the order in which they are put together."""
@@ -24,14 +24,9 @@ def write_page(page: Page, path: Path) -> None:
 
     Raises UserError where the disk does not take it; what was there before then stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(render(page), encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    make_directory(path.parent)
+    # Names of files may have bytes that are no text.
+    write_file(path, render(page).encode("utf-8", "replace").decode("utf-8"))
 
 
 def render(page: Page) -> str:
