@@ -159,6 +159,42 @@ def test_mistakes_are_told_in_a_line(
     assert "cannot write" in terminal.fail(1, *analyze(gated_run, out))
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_folder_of_the_user_s_own_stays(
+    split: str, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    images = tmp_path / "data" / split / "gates"  # a class of that name
+    images.mkdir(parents=True)
+    for names in ([], ["1.png"], ["1.png", "manifest.json", "gates.json"]):
+        for name in names:
+            (images / name).write_bytes(b"mine")
+        before = tree(tmp_path)
+        said = terminal.fail(1, *analyze(gated_run, tmp_path / "data"))
+        assert f"{images} is where gates are recorded, and holds something else" in said
+        assert tree(tmp_path) == before
+
+
+def test_a_link_to_a_record_is_not_followed(
+    analyzed: Path, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "test").mkdir(parents=True)
+    (tmp_path / "out" / "test" / "gates").symlink_to(analyzed / "test" / "gates")
+    assert "holds something else" in terminal.fail(1, *analyze(gated_run, tmp_path / "out"))
+
+
+def test_a_run_with_another_run_s_model_is_told(
+    gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    run = shutil.copytree(gated_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["classes"] = [f"kind {number}" for number in range(7)]
+    config["recipe"]["data"]["classes"] = 7
+    (run / "config.json").write_text(json.dumps(config))
+    said = terminal.fail(1, *analyze(run, tmp_path / "out"))
+    assert "its config.json has 7 classes" in said
+    assert "a file of it is another run's" in said
+
+
 def test_gates_that_are_all_open_are_reported(
     gated_run: Path, terminal: Terminal, tmp_path: Path
 ) -> None:

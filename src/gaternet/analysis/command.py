@@ -6,7 +6,6 @@ OUT/SPLIT/*.png, *.svg   figures
 OUT/SPLIT/report.html    the same and each image's gates, for a browser
 """
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,13 +31,21 @@ from gaternet.analysis.findings import Findings, Measured, Subject, find, to_jso
 from gaternet.analysis.macs import needed_macs
 from gaternet.analysis.page import write_page
 from gaternet.analysis.page.report import report_page
-from gaternet.analysis.saved import GATES, read_record, source_of, weights_of, write_record
+from gaternet.analysis.saved import (
+    GATES,
+    check_record_place,
+    read_record,
+    source_of,
+    weights_of,
+    write_record,
+)
 from gaternet.analysis.split_record import SplitRecord, labelled_batches, observe
 from gaternet.analysis.statistics import opening_rates
 from gaternet.analysis.swaps import swap_gates
-from gaternet.commands import split_images
+from gaternet.commands import check_classes, split_images
 from gaternet.data.batches import Batch, Images, evaluation_batches
 from gaternet.data.streams import HubStream
+from gaternet.disk import make_directory, remove_directory, write_file
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
 from gaternet.training.compute import ComputePlan, choose_device, keep_freed_memory, plan
@@ -111,8 +118,10 @@ def analyze_run(
     run, out = network.run, request.out or path / "analysis"
     directory = out / request.split
     against = request.against or _held_out(run, request.split)
+    for split in filter(None, (request.split, against)):
+        check_record_place(out / split / GATES)
     images = split_images(run, request.data, request.split)
-    _make(directory)
+    make_directory(directory)
     record = _recorded(network, images, request.split, directory)
     other = None
     if against:
@@ -129,7 +138,7 @@ def analyze_run(
     counter = count_macs(network.model.cpu(), run.config.recipe.data.input_size)
     measured = Measured(tuple(swaps), embedding, against, other, missing)
     found = find(subject, record, counter, measured)
-    _write(to_json(found) + "\n", directory / "numbers.json")
+    write_file(directory / "numbers.json", to_json(found) + "\n")
     drawn = dict(_figures(record, found, measured))
     macs = needed_macs(counter, record.gates)
     drawn["costs"] = figures.cost_histogram(macs, record.right, counter.backbone_macs)
@@ -152,6 +161,7 @@ def _load(path: Path, request: AnalysisRequest, processes: Processes, console: C
     model = checkpoint.load(newest)
     if not isinstance(model, GatedModel):
         raise UserError(f"{path} is a plain network: it has no gates to analyze")
+    check_classes(model, run)
     compute = replace(run.config.recipe.compute, sync_batch_norm=False)  # matters in training only
     used = plan(compute, device, processes)
     keep_freed_memory()
@@ -179,8 +189,9 @@ def _recorded(network: _Network, images: Images, split: str, directory: Path) ->
     batches = network.batches(images, f"gates of {len(images):,} {split} images")
     record = observe(network.model, batches, images.classes, processes)
     if processes.first:
-        _make(directory)
-        shutil.rmtree(place, ignore_errors=True)
+        make_directory(directory)
+        if place.exists():
+            remove_directory(place)
         write_record(record, place, source)
     return record
 
@@ -251,20 +262,6 @@ def _draw(drawn: dict[str, Figure], directory: Path) -> None:
             path.unlink(missing_ok=True)
             if name in drawn:
                 style.write(drawn[name], path)
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror}") from None
-
-
-def _write(text: str, path: Path) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _shown(batches: Iterable[Batch], count: int, title: str, console: Console) -> Iterator[Batch]:
