@@ -64,6 +64,14 @@ def test_rates_of_input_dependent_gates_are_counted() -> None:
     assert (heights[0], heights[20], heights[39], sum(heights)) == (2, 1, 1, 4)
 
 
+@pytest.mark.parametrize("images", [40, 100, 120, 10_000])
+def test_each_rate_is_in_its_bar(images: int) -> None:
+    counts = np.arange(images + 1)
+    (axes,) = figures.opening_histogram(counts / images, images).axes
+    heights = [patch.get_height() for patch in axes.patches]  # type: ignore[attr-defined]
+    assert heights == np.bincount([40 * n // images for n in range(1, images)]).tolist()
+
+
 @pytest.mark.parametrize("most", [12, 400])
 def test_images_are_counted_by_their_open_gates(most: int) -> None:
     opened = np.array([10, 10, 11, most])
