@@ -163,6 +163,36 @@ def test_open_gates_and_their_fit(opened: Visit) -> None:
     assert fit["y"][middle] == pytest.approx(peak, rel=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("span", [22, 49, 130])
+def test_bars_count_whole_numbers(visit: Visit, tmp_path: Path, span: int) -> None:
+    """Of `span` different counts of open gates, and of as many opening rates."""
+    visit.wrong.clear()
+    opened = np.append(np.arange(2 * span) % span, 0)[:, None] > np.arange(span)
+    count = len(opened)
+    labels = np.arange(count) % CLASSES
+    page = Page(
+        "stairs", NAMES, {"layer": slice(0, span)}, np.packbits(opened, axis=1),
+        np.zeros((count, 1, 1, 3), dtype=np.uint8), labels, labels,
+    )  # fmt: skip
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    visit.tab.select_option("#class", "1")
+    for name, own in (("all", opened), ("class", opened[labels == 1])):
+        bars, line = visit.drawn("fig-open")[0], visit.drawn("fig-open")[1]
+        wide = 1 if span < 60 else 3
+        counts = np.bincount(own.sum(axis=1) // wide, minlength=len(bars["y"]))
+        scaled = counts * count / len(own)
+        assert (bars if name == "all" else line)["y"] == pytest.approx(scaled)
+        assert bars["x"] == pytest.approx(np.arange(len(counts)) * wide + (wide - 1) / 2)
+        rates = visit.drawn("fig-rates")[name == "class"]
+        shown = np.flatnonzero(opened.any(axis=0) & ~opened.all(axis=0))
+        bins = [min(49, 50 * int(n) // len(own)) for n in own[:, shown].sum(axis=0)]
+        assert rates["y"] == np.bincount(bins, minlength=50).tolist()
+        assert rates["x"] == list(range(1, 101, 2))
+    assert visit.wrong == []
+
+
 def test_clicking_a_point_shows_its_gates(opened: Visit) -> None:
     page = fake_page()
     opened.tab.click("#numbers summary")
@@ -278,20 +308,40 @@ def test_rates_of_other_images_are_what_single_images_are_compared_with(
     visit: Visit, tmp_path: Path
 ) -> None:
     visit.wrong.clear()
-    rates = np.full((CLASSES, sum(WIDTHS)), np.nan)
-    rates[2] = np.linspace(0, 1, sum(WIDTHS))
+    rates = np.linspace(0, 1, sum(WIDTHS))
     gates = fake_gates()[:3]
     page = replace(
-        fake_page(gates), labels=None, predictions=np.array([2, 1, 2]), rates=rates, macs=None,
-        names=("/home/a.png", "b.png", "c.png"), mutual_information=None,
+        fake_page(gates), labels=None, predictions=np.array([2, 1, 2]), rates=rates[None],
+        rated=np.array([2]), names=("/home/a.png", "b.png", "c.png"), mutual_information=None,
+        macs=None,
     )  # fmt: skip
     write_page(page, tmp_path / "page.html")
     visit.open(tmp_path / "page.html")
-    away = np.abs(gates[0] - rates[2]).sum()
+    away = np.abs(gates[0] - rates).sum()
     assert f"A is Δ {away:.1f} gates from the mean of {NAMES[2][:23]}" in visit.text("#pair-about")
     assert "B is" not in visit.text("#pair-about")
     assert "/home/a.png" in visit.text("#heads")
     assert not visit.tab.is_visible("#layers")
+    assert visit.wrong == []
+
+
+def test_some_of_many_images_have_their_own_numbers(visit: Visit, tmp_path: Path) -> None:
+    visit.wrong.clear()
+    numbers = 100 + 7 * np.arange(IMAGES)
+    page = replace(fake_page(), numbers=numbers, drawn_from=50_000, shown=np.arange(20))
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    assert visit.text("#facts") == (
+        "60 of 50,000 images, drawn at random · 4 classes · 20 of 27 gates depend on the input · "
+        "20.00 % of these wrongly classified"
+    )
+    field = NUMBER.format("A")
+    assert visit.tab.input_value(field) == "100"
+    for typed, image in (("142", 6), ("159", 8), ("9999", 59), ("0", 0)):
+        visit.tab.fill(field, typed)
+        visit.tab.press(field, "Enter")
+        assert visit.tab.input_value(field) == str(numbers[image])
+        assert f"image {numbers[image]}" in visit.text("#heads")
     assert visit.wrong == []
 
 

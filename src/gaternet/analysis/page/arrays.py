@@ -24,6 +24,7 @@ def page_arrays(page: Page) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any] | None] = {
         "shown": shown.astype(np.uint32),
         "order": order.astype(np.uint32),
+        "numbers": None if page.numbers is None else page.numbers.astype(np.uint32),
         "bits": _gate_rows(page, shown, order),
         "predictions": page.predictions.astype(np.uint16),
         "labels": None if page.labels is None else page.labels.astype(np.uint16),
@@ -32,6 +33,7 @@ def page_arrays(page: Page) -> dict[str, NDArray[Any]]:
         "mutualInformation": _float32(page.mutual_information, shown),
         "macs": _float32(page.macs),
         "rates": _float32(page.rates, shown),
+        "rated": None if page.rated is None else page.rated.astype(np.uint16),
     }
     arrays |= _similarity(page)
     return {name: array for name, array in arrays.items() if array is not None}

@@ -105,26 +105,27 @@ function entropy(gates) {
 function histogram(values, low, high, steps) {
   const counts = new Array(steps).fill(0);
   for (const value of values) {
-    counts[Math.min(steps - 1, Math.floor(((value - low) / (high - low)) * steps))]++;
+    // Multiplied first: of whole numbers at the edge of a step the quotient is exact.
+    counts[Math.min(steps - 1, Math.floor(((value - low) * steps) / (high - low)))]++;
   }
   return { counts, middles: counts.map((_, at) => low + ((at + 0.5) * (high - low)) / steps) };
 }
 
 function rates(gates) {
   const steps = 50;
-  const of = (rate) => histogram(Array.from({ length: gates.width }, (_, gate) => rate(gate)), 0, 1, steps);
-  const told = (name, { counts, middles }) => ({
-    name, x: middles.map((v) => 100 * v), y: counts, hoverinfo: "text",
-    text: counts.map((n, at) => `${number(n)} gates open for ${2 * at}–${2 * at + 2} %<br>of ${name}`),
-  });
+  const told = (name, opened, images) => {
+    const { counts } = histogram(opened, 0, images, steps);
+    return { name, x: counts.map((_, at) => 2 * at + 1), y: counts, hoverinfo: "text",
+      text: counts.map((n, at) => `${number(n)} gates open for ${2 * at}–${2 * at + 2} %<br>of ${name}`) };
+  };
   const traces = [{
-    ...told("all images", of((gate) => gates.rate(gate))), type: "bar", textposition: "none",
+    ...told("all images", gates.gateCounts, gates.count), type: "bar", textposition: "none",
     marker: { color: "#56b4e9" },
   }];
-  const own = state.chosen === null ? null : gates.classRates(state.chosen);
+  const own = state.chosen === null ? null : gates.countsOf(state.chosen);
   if (own) {
     traces.push({
-      ...told(className(gates), of((gate) => own[gate])), type: "scatter", mode: "lines",
+      ...told(className(gates), own, gates.classSizes[state.chosen]), type: "scatter", mode: "lines",
       line: { color: CLASS, shape: "hvh", width: 2 },
     });
   }

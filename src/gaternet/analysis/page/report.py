@@ -36,16 +36,18 @@ def report_page(
     embedding = measured.embedding
     rows = some_rows(len(record), MOST_IMAGES) if embedding is None else embedding.rows
     rows, first = np.sort(rows[:MOST_IMAGES]), np.argsort(rows[:MOST_IMAGES], kind="stable")
-    every = len(rows) == len(record)
+    places = record.index[rows]
     return Page(
         title=f"{found.recipe} on {found.data}, {found.split} images",
         classes=record.classes,
         slices=record.gates.slices,
         bits=record.gates.bits[rows],
-        images=_pictures(batches, record.index[rows]),
+        images=_pictures(batches, places),
         predictions=record.predictions[rows],
         labels=record.labels[rows],
-        names=None if every else tuple(f"image {number:,}" for number in record.index[rows]),
+        numbers=None if np.array_equal(places, np.arange(len(places))) else places,
+        drawn_from=None if len(rows) == len(record) else len(record),
+        shown=record.gates.dependent(),
         embedding=None if embedding is None else embedding.points[first],
         mutual_information=mutual_information(record),
         similarity=class_agreement(record) if len(record.classes) <= MOST_CLASSES else None,

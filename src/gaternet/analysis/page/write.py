@@ -41,11 +41,11 @@ def render(page: Page) -> str:
         "layers": _layers(page),
         "images": len(page.bits),
         "gates": page.gate_count,
+        "drawnFrom": page.drawn_from,
         "names": page.names,
         "ratesOf": page.rates_of,
         "backboneMacs": page.backbone_macs,
         "sprite": {"columns": sprite.columns, "width": sprite.width, "height": sprite.height},
-        "imageSize": page.images.shape[1:3],
         "tables": [asdict(table) for table in page.tables],
         "arrays": arrays,
     }
