@@ -82,6 +82,14 @@ def new_directory(directory: Path, needed: int) -> Iterator[Path]:
         raise refused(directory, error, needed) from error
 
 
+def remove_file(file: Path) -> None:
+    """Remove a file where there is one; raise UserError where that is not allowed."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {file}: {error.strerror}") from None
+
+
 def remove_directory(directory: Path) -> None:
     """Remove a directory so that no half of it is ever found under its name.
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from gaternet import cli
 from gaternet.analysis import labelled_batches, read_record
-from gaternet.analysis.command import FIGURES
+from gaternet.analysis.drawing import FIGURES
 from gaternet.data.batches import Loading
 from gaternet.data.digits import load_digits
 from gaternet.data.settings import DIGITS

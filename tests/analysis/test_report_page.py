@@ -10,9 +10,9 @@ import torch
 
 from gaternet import checkpoint
 from gaternet.accounting import count_macs
+from gaternet.analysis.derived import derive
 from gaternet.analysis.embedding import Embedding
 from gaternet.analysis.findings import Measured, Subject, find
-from gaternet.analysis.macs import needed_macs
 from gaternet.analysis.page import Page, report
 from gaternet.analysis.split_record import labelled_batches, observe
 from gaternet.data.batches import Loading, evaluation_batches
@@ -32,9 +32,10 @@ def analyzed(run: Path, embedding: Embedding | None) -> Page:
     record = observe(model, labelled_batches(images, DIGITS, loading, 16), images.classes)
     counter = count_macs(model, DIGITS.input_size)
     measured = Measured((), embedding, None, None, {})
-    found = find(Subject("run", "recipe", "digits", "test"), record, counter, measured)
+    derived = derive(record, counter)
+    found = find(Subject("run", "recipe", "digits", "test"), record, derived, counter, measured)
     seen = evaluation_batches(images, DIGITS, 16, loading)
-    return report.report_page(found, record, measured, seen, needed_macs(counter, record.gates))
+    return report.report_page(found, record, derived, measured, seen)
 
 
 def test_all_images_in_their_order(gated_run: Path) -> None:

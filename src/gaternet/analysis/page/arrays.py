@@ -33,6 +33,9 @@ def page_arrays(page: Page) -> dict[str, NDArray[Any]]:
         "mutualInformation": _float32(page.mutual_information, shown),
         "macs": _float32(page.macs),
         "rates": _float32(page.rates, shown),
+        "splitRates": _float32(page.split_rates),
+        "opening": _uint32(page.opening, shown),
+        "closing": _uint32(page.closing, shown),
         "rated": None if page.rated is None else page.rated.astype(np.uint16),
     }
     arrays |= _similarity(page)
@@ -94,6 +97,10 @@ def _gate_rows(page: Page, shown: NDArray[np.int64], order: NDArray[np.int64]) -
         bits = ordered[:, gates // 8] >> (7 - gates % 8).astype(np.uint8) & 1
         rows[start : start + GATES_AT_ONCE] = np.packbits(bits, axis=0).T
     return rows
+
+
+def _uint32(array: NDArray[Any] | None, columns: NDArray[np.int64]) -> NDArray[np.uint32] | None:
+    return None if array is None else array[:, columns].astype(np.uint32)
 
 
 def _float32(

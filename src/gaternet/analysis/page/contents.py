@@ -17,6 +17,15 @@ class PageTable:
     rows: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True)
+class PageBar:
+    """An accuracy, 0 to 1, and half the width of its 95 % interval."""
+
+    name: str
+    accuracy: float
+    interval: float
+
+
 @dataclass(frozen=True, eq=False)
 class Page:
     """N images of C classes with their G gates, and what was found out about them.
@@ -66,6 +75,18 @@ class Page:
     """(R,), the classes of which there are `rates`."""
     rates_of: str | None = None
     """The images that `rates` are of, in words."""
+    opening: NDArray[np.integer] | None = None
+    """(E, G), places in the split of the images that open each gate most, the first one most."""
+    closing: NDArray[np.integer] | None = None
+    """(E, G), of those that close it most."""
+    split_rates: NDArray[np.floating] | None = None
+    """(2, G), how often each gate is open over all images of this split, and of another."""
+    against: str | None = None
+    """The other split."""
+    bars: tuple[PageBar, ...] = ()
+    """Accuracies under other gates, that under each image's own first."""
+    chance: float | None = None
+    """Of the accuracies."""
     tables: tuple[PageTable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -81,6 +102,9 @@ class Page:
             "similarity": (classes, classes),
             "macs": (count,),
             "numbers": (count,),
+            "opening": (0 if self.opening is None else len(self.opening), gates),
+            "closing": (0 if self.opening is None else len(self.opening), gates),
+            "split_rates": (2, gates),
             "rates": (0 if self.rated is None else len(self.rated), gates),
         }
         if not count:

@@ -91,6 +91,18 @@ class Gates {
     return this.numbers ? this.numbers[image] : image;
   }
 
+  /** The image at a place of the split, or null where it is not on the page. */
+  imageAt(place) {
+    const image = this.nearestTo(place);
+    return this.numberOf(image) === place ? image : null;
+  }
+
+  /** The places of the images that open or close a gate most. */
+  extremes(side, gate) {
+    const count = this[side].length / this.width;
+    return Array.from({ length: count }, (_, at) => this[side][at * this.width + gate]);
+  }
+
   /** The image whose number is nearest. */
   nearestTo(wanted) {
     if (!this.numbers) return Math.max(0, Math.min(this.count - 1, wanted));
@@ -146,8 +158,13 @@ class Gates {
 
   /** Name a gate by its layer and its place there, which starts at 0. */
   gateName(gate) {
-    const layer = this.layers[this.layerOf[gate]];
-    return `${layer.name}, gate ${this.shown[gate] - layer.first}`;
+    return this.nameOfColumn(this.shown[gate]);
+  }
+
+  /** Name any gate of the network. */
+  nameOfColumn(column) {
+    const layer = this.layers.find(({ first, gates }) => column < first + gates);
+    return `${layer.name}, gate ${column - layer.first}`;
   }
 
   /** Draw an image into a square of a canvas. */

@@ -87,6 +87,7 @@ function fillHeader(gates) {
     statistics: gates.labels, tables: gates.tables.length,
     similarity: (gates.similarity || gates.nearest) && gates.classes.length > 1,
     mutualInformation: gates.mutualInformation && gates.width,
+    comparisons: gates.bars.length || gates.splitRates, swaps: gates.bars.length, agreement: gates.splitRates,
   };
   for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !needs[part.dataset.needs];
   $("nav").hidden = !gates.labels && !gates.tables.length;
@@ -256,6 +257,7 @@ async function start() {
     showHeads(gates);
     showPairAbout(gates);
     showNumbers(gates);
+    showExtremes(gates);
     map.marks.clear();
     map.paint();
     strips.paint();

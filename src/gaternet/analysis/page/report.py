@@ -7,33 +7,32 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from gaternet.analysis.classes import class_agreement, mutual_information
+from gaternet.analysis.derived import Derived
 from gaternet.analysis.findings import Findings, Measured
-from gaternet.analysis.page.contents import Page, PageTable
+from gaternet.analysis.missing import PAGE_CLASSES
+from gaternet.analysis.page.contents import Page, PageBar, PageTable
 from gaternet.analysis.page.sprite import tile_size
 from gaternet.analysis.sampling import some_rows
 from gaternet.analysis.split_record import SplitRecord
+from gaternet.analysis.statistics import opening_rates
 from gaternet.data.batches import Batch
 
 MOST_IMAGES = 10_000
 """On a page; of more, so many are drawn at random."""
-MOST_CLASSES = 1000
-"""With more classes their similarity is not on the page."""
 
 
 def report_page(
     found: Findings,
     record: SplitRecord,
+    derived: Derived,
     measured: Measured,
     batches: Iterator[Batch],
-    macs: NDArray[np.float64],
 ) -> Page:
     """Return the page of a split: its images in the plane where they were embedded.
 
     batches: the split's images, (N, C, H, W) uint8, in any order
-    macs: (N,), multiply-accumulates that each image of the record needs
     """
-    embedding = measured.embedding
+    embedding, extremes = measured.embedding, record.extremes
     rows = some_rows(len(record), MOST_IMAGES) if embedding is None else embedding.rows
     rows, first = np.sort(rows[:MOST_IMAGES]), np.argsort(rows[:MOST_IMAGES], kind="stable")
     places = record.index[rows]
@@ -49,12 +48,25 @@ def report_page(
         drawn_from=None if len(rows) == len(record) else len(record),
         shown=record.gates.dependent(),
         embedding=None if embedding is None else embedding.points[first],
-        mutual_information=mutual_information(record),
-        similarity=class_agreement(record) if len(record.classes) <= MOST_CLASSES else None,
-        macs=macs[rows],
+        mutual_information=derived.information,
+        similarity=derived.agreement if len(record.classes) <= PAGE_CLASSES else None,
+        macs=derived.macs[rows],
         backbone_macs=found.costs.backbone,
+        opening=extremes.opening,
+        closing=extremes.closing,
+        split_rates=_split_rates(record, measured),
+        against=measured.against,
+        bars=tuple(PageBar(swap.gates, swap.accuracy, swap.interval) for swap in found.swaps),
+        chance=found.probes.chance if found.probes else None,
         tables=tuple(_tables(found)),
     )
+
+
+def _split_rates(record: SplitRecord, measured: Measured) -> NDArray[np.float64] | None:
+    """Return how often each gate is open on this split and on the other one, (2, G)."""
+    if measured.other is None:
+        return None
+    return np.stack((opening_rates(record.gates), opening_rates(measured.other.gates)))
 
 
 def _pictures(batches: Iterator[Batch], index: NDArray[np.int64]) -> NDArray[np.uint8]:

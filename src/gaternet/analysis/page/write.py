@@ -15,7 +15,10 @@ from gaternet.analysis.page.contents import Page
 from gaternet.analysis.page.sprite import make_sprite
 from gaternet.disk import make_directory, write_file
 
-PROGRAMS = ("text.js", "data.js", "state.js", "scatter.js", "strips.js", "charts.js", "main.js")
+PROGRAMS = (
+    *("text.js", "data.js", "state.js", "scatter.js", "strips.js", "extremes.js", "charts.js"),
+    *("classes.js", "comparisons.js", "main.js"),
+)
 """In the order in which they are put together."""
 
 
@@ -46,6 +49,9 @@ def render(page: Page) -> str:
         "ratesOf": page.rates_of,
         "backboneMacs": page.backbone_macs,
         "sprite": {"columns": sprite.columns, "width": sprite.width, "height": sprite.height},
+        "against": page.against,
+        "bars": [asdict(bar) for bar in page.bars],
+        "chance": page.chance,
         "tables": [asdict(table) for table in page.tables],
         "arrays": arrays,
     }
