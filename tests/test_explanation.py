@@ -14,8 +14,8 @@ from gaternet.data.augmentation import normalise
 from gaternet.data.decoding import decode_image, fit_to
 from gaternet.data.settings import DIGITS
 from gaternet.explanation import ClassMeans, _dependent, _rated, explain_images
+from gaternet.explanation_terminal import cells
 from gaternet.model import GaterNet
-from gaternet.presentation import cells
 from terminal import Terminal
 
 

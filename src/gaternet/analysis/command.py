@@ -29,6 +29,7 @@ from gaternet.analysis.page import write_page
 from gaternet.analysis.page.report import report_page
 from gaternet.analysis.saved import (
     GATES,
+    PAGE,
     check_record_place,
     read_record,
     source_of,
@@ -48,7 +49,6 @@ from gaternet.training.processes import ALONE, Processes
 from gaternet.training.run import Run, open_run
 
 BATCH_SIZE = 250
-PAGE = "report.html"
 
 
 @dataclass(frozen=True)

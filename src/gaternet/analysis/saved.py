@@ -15,6 +15,7 @@ from gaternet.analysis.split_record import Extremes, SplitRecord
 from gaternet.errors import UserError
 
 GATES = "gates"
+PAGE = "report.html"
 VERSION = 1
 """Of the layout of what is written; a record of another one is made anew."""
 
