@@ -15,6 +15,7 @@ from gaternet.analysis.page.sprite import tile_size
 from gaternet.analysis.sampling import some_rows
 from gaternet.analysis.split_record import SplitRecord
 from gaternet.analysis.statistics import opening_rates
+from gaternet.analysis.swaps import OWN, Swap
 from gaternet.data.batches import Batch
 
 MOST_IMAGES = 10_000
@@ -90,6 +91,12 @@ def _pictures(batches: Iterator[Batch], index: NDArray[np.int64]) -> NDArray[np.
     return pictures
 
 
+def _change(swap: Swap) -> tuple[str, str]:
+    if swap.gates == OWN:
+        return "", ""
+    return f"{100 * swap.change:+.2f}".replace("-", "−"), f"± {100 * swap.interval:.2f}"
+
+
 def _tables(found: Findings) -> Iterator[PageTable]:
     """Yield what has no figure of its own."""
     if found.swaps:
@@ -102,8 +109,7 @@ def _tables(found: Findings) -> Iterator[PageTable]:
                     swap.gates,
                     f"{swap.images:,}",
                     f"{100 * swap.accuracy:.2f} %",
-                    f"{100 * swap.change:+.2f}".replace("-", "−"),
-                    f"± {100 * swap.interval:.2f}",
+                    *_change(swap),
                 )
                 for swap in found.swaps
             ),
