@@ -13,9 +13,9 @@ from gaternet.analysis.saved import read_record
 from gaternet.data.augmentation import normalise
 from gaternet.data.decoding import decode_image, fit_to
 from gaternet.data.settings import DIGITS
-from gaternet.explanation import explain_images
+from gaternet.explanation import ClassMeans, _dependent, _rated, explain_images
+from gaternet.explanation_terminal import cells
 from gaternet.model import GaterNet
-from gaternet.presentation import cells
 from terminal import Terminal
 
 
@@ -64,6 +64,31 @@ def test_distance_is_from_the_mean_of_the_class_predicted(analyzed_run: Path, di
         start += len(layer.gates)
 
 
+def test_gates_that_depend_on_the_input_are_shown(analyzed_run: Path, digit: Path) -> None:
+    """Of one image all gates are the same: what depends on the input is what many images say."""
+    record = read_record(analyzed_run / "analysis" / "test" / "gates")
+    page = explain_images(analyzed_run, (digit,), "cpu").page
+    own = gates_of(analyzed_run, digit).astype(np.int8)
+    seen = np.concatenate((record.gates.gates().astype(np.int8), own[None]))
+    assert page.shown_gates().tolist() == np.flatnonzero(np.ptp(seen, axis=0)).tolist()
+    assert page.rates is not None
+    assert page.rated is not None
+    assert page.rates.shape == (1, len(own))
+    members = record.gates.gates()[record.labels == page.rated[0]]
+    assert page.rates[0] == pytest.approx(members.mean(axis=0))
+
+
+def test_classes_without_images_have_no_mean() -> None:
+    rates = np.array([[0, 1, 1, 0.5], [0, 1, 0.2, 1], [np.nan] * 4], dtype=np.float32)
+    means = ClassMeans(rates, "images")
+    labels = np.array([2, 0, 2])
+    rated = _rated(means, labels)
+    assert rated is not None
+    assert rated.tolist() == [0]
+    assert _dependent(np.array([[0, 1, 1, 1]]), rates).tolist() == [2, 3]
+    assert _dependent(np.array([[1, 0, 1, 1]]), rates).tolist() == [0, 1, 2, 3]
+
+
 def test_means_of_another_network_are_not_taken(
     analyzed_run: Path, digit: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +118,8 @@ def test_mistakes(terminal: Terminal, gated_run: Path, plain_run: Path, digit: P
     assert "one FILE.html" in terminal.fail(
         2, "predict", gated_run, digit, "--explain", "a.html", "b.html"
     )
+    for page in (digit / "why.html", digit.with_name("n" * 248 + ".html")):
+        assert "cannot write" in terminal.fail(1, "predict", gated_run, digit, "--explain", page)
     told = terminal.succeed("predict", gated_run, digit, "--explain")
     assert "gaternet analyze" in told
 

@@ -133,6 +133,7 @@ def analyze(
     """
     from gaternet import presentation
     from gaternet.analysis.command import AnalysisRequest, analyze_run
+    from gaternet.analysis.terminal import print_findings
     from gaternet.training.compute import choose_device
     from gaternet.training.processes import joined
 
@@ -141,7 +142,7 @@ def analyze(
         found = analyze_run(run, request, processes, presentation.progress_console())
         if found:
             written = (out or run / "analysis") / split
-            presentation.analysis(found, str(written), as_json=json)
+            print_findings(found, written, as_json=json)
 
 
 def compress(
@@ -206,11 +207,12 @@ def predict(
     page = _page_file(explain)
     from gaternet.analysis.page import write_page
     from gaternet.explanation import explain_images
+    from gaternet.explanation_terminal import print_explanation
 
     found = explain_images(run, images, device)
     if page is not None:
         write_page(found.page, page)
-    presentation.explanation(found, page, as_json=json)
+    print_explanation(found, page, as_json=json)
 
 
 def _page_file(words: Sequence[Path]) -> Path | None:

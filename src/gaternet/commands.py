@@ -100,7 +100,7 @@ def evaluate_run(
     run = open_run(path)
     device = choose_device(request.device)
     model = load_model(path, request, device)
-    _check_classes(model, run)
+    check_classes(model, run)
     images = split_images(run, request.data, request.split)
     recipe = run.config.recipe
     compute = replace(recipe.compute, sync_batch_norm=False)  # it matters in training only
@@ -186,7 +186,7 @@ def see_images(
     run = open_run(path)
     data = run.config.recipe.data
     model = checkpoint.load(path).to(choose_device(device))
-    _check_classes(model, run)
+    check_classes(model, run)
     where = next(model.parameters()).device
     seen = []
     for file in images:
@@ -195,7 +195,7 @@ def see_images(
     return model, seen
 
 
-def _check_classes(model: torch.nn.Module, run: Run) -> None:
+def check_classes(model: torch.nn.Module, run: Run) -> None:
     """Raise UserError where a run's own files contradict each other."""
     network = checkpoint.describe(model).backbone
     named, channels = len(run.config.classes), run.config.recipe.data.channels

@@ -7,7 +7,7 @@ name does, and the name before anything goes on.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -21,15 +21,29 @@ def write_file(file: Path, text: str) -> None:
     """Replace a file whole or not at all; raise UserError where the disk does not take it."""
     partial = file.with_name(f".{file.name}{_PARTIAL}")
     try:
-        with partial.open("w") as stream:
+        with partial.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)
         sync(file.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where its folder is a file, or its name too long, it never was
+            partial.unlink()
         raise refused(file, error, len(text.encode())) from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and those above it where they are missing.
+
+    Raises UserError where the disk does not take it or a file has its name.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = isinstance(error, FileExistsError)
+        reason = "it is a file" if file else error.strerror
+        raise UserError(f"cannot write into {directory}: {reason}") from None
 
 
 def append_line(file: Path, line: str) -> None:
@@ -66,6 +80,14 @@ def new_directory(directory: Path, needed: int) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise refused(directory, error, needed) from error
+
+
+def remove_file(file: Path) -> None:
+    """Remove a file where there is one; raise UserError where that is not allowed."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {file}: {error.strerror}") from None
 
 
 def remove_directory(directory: Path) -> None:

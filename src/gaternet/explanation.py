@@ -59,10 +59,18 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class ClassMeans:
-    """How often each class opens each gate, (C, G), and over which images."""
+    """How often each class opens each gate, (C, G), and over which images.
+
+    A row of NaN: none of them is of that class.
+    """
 
     rates: NDArray[np.float32]
     images: str
+
+    def of(self, label: int) -> NDArray[np.float32] | None:
+        """Return how often one class opens each gate, (G,); None where no image was of it."""
+        rates = self.rates[label]
+        return None if np.isnan(rates).any() else rates
 
 
 def explain_images(path: Path, images: tuple[Path, ...], device: str = "auto") -> Explanation:
@@ -81,11 +89,15 @@ def explain_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
     if means is not None and means.rates.shape[0] != len(classes):
         means = None
     opened = np.stack([one.gates for one in seen])
-    rates = np.full((len(classes), model.gate_count), np.nan) if means is None else means.rates
     views = tuple(
-        ImageView(one.prediction, _layers(model, one.gates, rates[one.label])) for one in seen
+        ImageView(
+            one.prediction,
+            _layers(model, one.gates, None if means is None else means.of(one.label)),
+        )
+        for one in seen
     )
     likeliest = np.array([one.label for one in seen])
+    rated = _rated(means, likeliest)
     page = Page(
         title=f"What {path.name} opens for {'an image' if len(seen) == 1 else 'images'}",
         classes=classes,
@@ -95,7 +107,9 @@ def explain_images(path: Path, images: tuple[Path, ...], device: str = "auto") -
         predictions=likeliest,
         names=tuple(one.prediction.image for one in seen),
         confidences=np.array([one.prediction.probabilities[0] for one in seen]),
-        rates=None if means is None else _of_classes(means.rates, likeliest),
+        shown=None if means is None else _dependent(opened, means.rates),
+        rates=None if means is None else means.rates[rated],
+        rated=rated,
         rates_of=None if means is None else means.images,
         tables=(_likeliest(seen),),
     )
@@ -125,25 +139,34 @@ def saved_means(path: Path, model: GatedModel) -> ClassMeans | None:
 
 
 def _layers(
-    model: GatedModel, gates: NDArray[np.uint8], rates: NDArray[np.floating]
+    model: GatedModel, gates: NDArray[np.uint8], rates: NDArray[np.float32] | None
 ) -> tuple[LayerView, ...]:
-    """Return the gates of each layer beside a class's rates, (G,); NaN where they are not known."""
+    """Return the gates of each layer beside a class's rates, (G,), where they are known."""
     views = []
     for name, columns in model.slices.items():
-        own, mean = gates[columns], rates[columns].astype(np.float64)
+        own = gates[columns]
         distance = usual = None
-        if not np.isnan(mean).any():
+        if rates is not None:
+            mean = rates[columns].astype(np.float64)
             distance = float(np.abs(own - mean).sum())
             usual = float((2 * mean * (1 - mean)).sum())
         views.append(LayerView(name, tuple(own.tolist()), distance, usual))
     return tuple(views)
 
 
-def _of_classes(rates: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the rates of the classes that occur; the others' are NaN, which takes no room."""
-    kept = np.full_like(rates, np.nan)
-    kept[labels] = rates[labels]
-    return kept
+def _rated(means: ClassMeans | None, labels: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return which of these classes have known means, ascending."""
+    if means is None:
+        return None
+    return np.array([k for k in np.unique(labels) if means.of(k) is not None], dtype=np.int64)
+
+
+def _dependent(opened: NDArray[np.uint8], rates: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the gates that differ between these images (N, G), or between any of all classes."""
+    # Comparisons with NaN, of classes that were not seen, are false.
+    sometimes_open = (opened > 0).any(axis=0) | (rates > 0).any(axis=0)
+    sometimes_closed = (opened == 0).any(axis=0) | (rates < 1).any(axis=0)
+    return np.flatnonzero(sometimes_open & sometimes_closed)
 
 
 def _likeliest(seen: list[Seen]) -> PageTable:

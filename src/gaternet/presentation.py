@@ -1,25 +1,20 @@
 """How results look in a terminal, or as JSON and nothing else."""
 
-import json
 import shlex
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import groupby, pairwise
-from math import ceil
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    import pandas as pd
+from gaternet.tables import likeliest_classes, new_table, part_of, print_json, share_of
 
-    from gaternet.analysis.findings import Findings
+if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.compression.report import CompressionReport
-    from gaternet.explanation import Explanation
     from gaternet.ledger import LedgerRow, MeasuredRun
     from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
@@ -27,12 +22,6 @@ if TYPE_CHECKING:
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
     from gaternet.training_pace import TrainingPace
-
-SHOWN_CLASSES = 5
-MOST_CELLS = 32
-"""Marks that stand for the gates of one layer."""
-SHOWN_LAYERS = 24
-SHOWN_GATES = 5
 
 
 PAPER = "“You Look Twice”, CVPR 2019"
@@ -78,16 +67,16 @@ def recipe_settings(recipe: "Recipe") -> None:
     from gaternet.training.cost import cost
 
     costs = {"length": describe_length(recipe), **asdict(cost(recipe))}
-    _print_json(recipe_to_dict(recipe) | {"costs": costs})
+    print_json(recipe_to_dict(recipe) | {"costs": costs})
 
 
 def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
     """Print error rates and what the gates do."""
     if as_json:
-        _print_json(asdict(measured))
+        print_json(asdict(measured))
         return
     found = measured.evaluation
-    table = _table(f"{measured.recipe} on {measured.data}, {measured.split} images", "")
+    table = new_table(f"{measured.recipe} on {measured.data}, {measured.split} images", "")
     table.add_row("images", f"{found.images:,}")
     table.add_row("top-1 error", f"{found.error_percent:.2f} %")
     table.add_row("top-5 error", f"{found.top5_error_percent:.2f} %")
@@ -95,11 +84,11 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
     if found.gates:
         gates = found.gates
         table.add_row("gates", f"{found.form}, threshold {measured.threshold:g}")
-        table.add_row("always on", _share(gates.always_on, gates.total))
-        table.add_row("always off", _share(gates.always_off, gates.total))
-        table.add_row("input-dependent", _share(gates.input_dependent, gates.total))
-        table.add_row("open per image, mean", _share(gates.mean_open, gates.total))
-        needed = _part(gates.needed_macs, gates.backbone_macs)
+        table.add_row("always on", share_of(gates.always_on, gates.total))
+        table.add_row("always off", share_of(gates.always_off, gates.total))
+        table.add_row("input-dependent", share_of(gates.input_dependent, gates.total))
+        table.add_row("open per image, mean", share_of(gates.mean_open, gates.total))
+        needed = part_of(gates.needed_macs, gates.backbone_macs)
         table.add_row("multiply-accumulates, mean", f"{needed} of its backbone, all open")
         table.add_row("logits within 1 of the threshold", f"{100 * gates.near_threshold:.1f} %")
     Console(markup=False, highlight=False).print(table)
@@ -109,20 +98,20 @@ def run_macs(counted: "RunMacs", *, as_json: bool) -> None:
     """Print multiply-accumulates layer by layer, and what images need in all."""
     found = counted.macs
     if as_json:
-        _print_json(asdict(counted) | {"share": found.share})
+        print_json(asdict(counted) | {"share": found.share})
         return
     console = Console(markup=False, highlight=False)
-    layers = _table("multiply-accumulates per image", "dense", "mean", "")
+    layers = new_table("multiply-accumulates per image", "dense", "mean", "")
     for layer in found.layers:
         share = f"{100 * layer.mean / layer.dense:.1f} %"
         layers.add_row(layer.name, f"{layer.dense:,}", f"{layer.mean:,.0f}", share)
     console.print(layers)
-    table = _table(f"\n{counted.recipe} on {counted.data}, {counted.split} images", "")
+    table = new_table(f"\n{counted.recipe} on {counted.data}, {counted.split} images", "")
     table.add_row("images", f"{found.images:,}")
     table.add_row("plain backbone", f"{found.backbone:,}")
-    table.add_row("who decides", _part(found.deciding, found.backbone))
+    table.add_row("who decides", part_of(found.deciding, found.backbone))
     for name in ("mean", "median", "p95"):
-        table.add_row(f"needed, {name}", _part(getattr(found, name), found.backbone))
+        table.add_row(f"needed, {name}", part_of(getattr(found, name), found.backbone))
     table.add_row("saved, mean", f"{100 * (1 - found.share):.1f} %")
     for operation, calls in found.uncounted.items():
         table.add_row("not counted", f"{operation} ({calls} ×)")
@@ -136,14 +125,14 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
 
         latency_figure(found, figure)
     if as_json:
-        _print_json([asdict(row) for row in found.rows])
+        print_json([asdict(row) for row in found.rows])
         return
     console = Console(markup=False, highlight=False)
     console.print(f"{found.title} on {found.hardware}: forms measured in turns, MACs per image\n")
     for batch in dict.fromkeys(row.batch for row in found.rows):
         rows = [row for row in found.rows if row.batch == batch]
         images = "1 image" if batch == 1 else f"{batch} images"
-        table = _table(images, "median", "95 % interval", "p95", "open", "MACs")
+        table = new_table(images, "median", "95 % interval", "p95", "open", "MACs")
         for row in rows:
             low, high = row.interval_ms
             table.add_row(
@@ -176,7 +165,7 @@ _RATIOS = {
 def training_pace(found: "TrainingPace", *, as_json: bool) -> None:
     """Print what training costs beyond its networks' own steps."""
     if as_json:
-        _print_json(pace_figures(found))
+        print_json(pace_figures(found))
         return
     console = Console(markup=False, highlight=False)
     console.print(
@@ -184,7 +173,7 @@ def training_pace(found: "TrainingPace", *, as_json: bool) -> None:
         f"{found.request.rounds} rounds\n",
         soft_wrap=True,
     )
-    table = _table("ratio", "median", "95 % interval", "of what")
+    table = new_table("ratio", "median", "95 % interval", "of what")
     for name, ratio in found.ratios.items():
         low, high = ratio.interval
         table.add_row(name, f"{ratio.median:.4f}", f"{low:.4f}-{high:.4f}", _RATIOS[name])
@@ -216,177 +205,27 @@ def progress_console() -> Console:
     return Console(stderr=True, markup=True, highlight=False)
 
 
-def analysis(found: "Findings", out: str, *, as_json: bool) -> None:
-    """Print what the gates do, what they tell of the class, and whether it matters."""
-    if as_json:
-        from gaternet.analysis.findings import to_json
-
-        print(to_json(found))
-        return
-    console = Console(markup=False, highlight=False)
-    console.print(_gate_summary(found))
-    if len(found.layers) <= SHOWN_LAYERS:
-        console.print(_layer_summary(found.layers))
-    table = _table("gates", "images", "accuracy", "change")
-    for swap in found.swaps:
-        change = f"{100 * swap.change:+.2f} ± {100 * swap.interval:.2f}" if swap.change else ""
-        table.add_row(swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.2f} %", change)
-    console.print("", table, sep="\n")
-    table = _table("the gates that tell most of the class", "open", "bits")
-    for row in found.informative[:SHOWN_GATES].to_dict("records"):
-        name = f"{row['layer']}, gate {row['number']}"
-        table.add_row(name, f"{100 * row['rate']:.1f} %", f"{row['information']:.3f}")
-    console.print("", table, sep="\n")
-    if len(found.similar):
-        table = _table("classes that use the most similar gates", "alike")
-        for first, second, alike in found.similar[:SHOWN_GATES].itertuples(index=False):
-            table.add_row(f"{first}, {second}", f"{100 * alike:.1f} %")
-        console.print("", table, sep="\n")
-    for what, why in found.missing.items():
-        console.print(f"not found out: {what}: {why}", soft_wrap=True)
-    console.print(f"\nfigures and numbers.json: {out}", soft_wrap=True)
-
-
-def _gate_summary(found: "Findings") -> Table:
-    kinds, opened, info, costs = found.kinds, found.open_gates, found.information, found.costs
-    table = _table(f"{found.recipe} on {found.data}, {found.split} images", "")
-    table.add_row("images", f"{found.images:,}")
-    table.add_row("accuracy", f"{100 * found.accuracy:.2f} %")
-    for name in ("always_on", "always_off", "input_dependent"):
-        share = _share(getattr(kinds, name), kinds.total)
-        table.add_row(f"gates {name.replace('_', '-' if name[0] == 'i' else ' ')}", share)
-    table.add_row("  open for 1 to 99 % of the images", f"{kinds.often:,}")
-    table.add_row(
-        "open gates of an image", f"{opened.least:,} to {opened.most:,}, mean {opened.mean:,.1f}"
-    )
-    if opened.distance is not None:
-        fit = f"deviation {opened.deviation:.2f}, Kolmogorov distance {opened.distance:.3f}"
-        table.add_row("  as a normal distribution", fit)
-    table.add_row("different gate vectors", f"{found.distinct:,}")
-    table.add_row(
-        "a gate tells of the class",
-        f"{info.mean:.4f} bits, mean; {info.most:.3f} at most; {info.chance:.5f} by chance",
-    )
-    table.add_row("multiply-accumulates, mean", f"{_part(costs.mean, costs.backbone)}")
-    outcome = costs.by_outcome
-    if outcome.difference is not None and outcome.interval is not None:
-        parts = (100 * x / costs.backbone for x in (outcome.difference, outcome.interval))
-        table.add_row(
-            "  of wrong images less of right", "{:+.2f} ± {:.2f} % of its backbone".format(*parts)
-        )
-    if found.probes:
-        probes = found.probes
-        table.add_row("class from the gates alone", f"chance {100 * probes.chance:.1f} %")
-        table.add_row("  10 nearest neighbours", f"{100 * probes.neighbours:.1f} %")
-        table.add_row("  linear", f"{100 * probes.linear:.1f} %")
-    if found.agreement:
-        other = found.agreement
-        table.add_row(
-            f"on {other.images:,} {found.against} images",
-            f"rates differ by {other.mean_difference:.4f}, mean; by chance {other.by_chance:.4f}",
-        )
-        table.add_row("  gates of the same kind", _share(other.same_kind, kinds.total))
-    return table
-
-
-def _layer_summary(layers: "pd.DataFrame") -> Table:
-    table = _table("\nlayer", "gates", "on", "off", "dependent", "open", "bits a gate", "vectors")
-    for row in layers.to_dict("records"):
-        names = ("gates", "always_on", "always_off", "input_dependent")
-        shown = (f"{row[name]:,}" for name in names)
-        open_share = f"{100 * row['open'] / row['gates']:.1f} %"
-        table.add_row(
-            row["layer"], *shown, open_share, f"{row['entropy']:.3f}", f"{row['distinct']:,}"
-        )
-    return table
-
-
-def _part(macs: float, backbone: int) -> str:
-    return f"{macs:,.0f} ({100 * macs / backbone:.1f} %)"
-
-
 def predictions(found: Iterable["Prediction"], *, as_json: bool) -> None:
     """Print the likeliest classes of each image, and its open gates layer by layer."""
     found = list(found)
     if as_json:
-        _print_json([asdict(prediction) for prediction in found])
+        print_json([asdict(prediction) for prediction in found])
         return
     console = Console(markup=False, highlight=False)
     for prediction in found:
-        console.print(_likeliest(prediction))
+        console.print(likeliest_classes(prediction))
         if prediction.layers:
-            layers = _table("gates in", "open", "of", "")
+            layers = new_table("gates in", "open", "of", "")
             for layer in prediction.layers:
                 bar = "█" * round(24 * layer.open / layer.total)
                 layers.add_row(layer.name, str(layer.open), str(layer.total), bar)
             console.print(layers)
 
 
-def explanation(found: "Explanation", page: Path | None, *, as_json: bool) -> None:
-    """Print the likeliest classes of each image, and a line for each layer: a mark for each gate.
-
-    Where there are more gates than marks, each mark stands for the share of some neighbours.
-    """
-    if as_json:
-        images = [
-            asdict(view.prediction)
-            | {
-                "layers": [
-                    asdict(layer) | {"open": sum(layer.gates), "total": len(layer.gates)}
-                    for layer in view.layers
-                ],
-                "compared": found.compared,
-            }
-            for view in found.images
-        ]
-        _print_json(images)
-        return
-    console = Console(markup=False, highlight=False)
-    for view in found.images:
-        console.print(_likeliest(view.prediction))
-        headers = ["gates in", "", "open", "of"]
-        known = view.layers and view.layers[0].distance is not None
-        layers = _table(*headers, *(("away", "usually") if known else ()))
-        for layer in view.layers:
-            row = [layer.name, cells(layer.gates), str(sum(layer.gates)), str(len(layer.gates))]
-            if layer.distance is not None and layer.usual is not None:
-                row += [f"{layer.distance:.1f}", f"{layer.usual:.1f}"]
-            layers.add_row(*row)
-        console.print(layers)
-    told = ["▇ open, · closed; of many gates, how many of some neighbours: ▁ few, █ all"]
-    if found.compared:
-        told.append(
-            f"away: gates away from the mean of the class, over {found.compared}; usually: what "
-            "images of the class are"
-        )
-    else:
-        told.append("to compare with the class's mean: gaternet analyze RUN first")
-    if page is not None:
-        told.append(f"page: {page}")
-    console.print(*told, sep="\n", soft_wrap=True)
-
-
-def cells(gates: Sequence[int], most: int = MOST_CELLS) -> str:
-    """Return gates in a line of at most so many marks."""
-    if len(gates) <= most:
-        return "".join("▇" if gate else "·" for gate in gates)
-    edges = [len(gates) * place // most for place in range(most + 1)]
-    shares = [sum(gates[a:b]) / (b - a) for a, b in pairwise(edges)]
-    return "".join("▁▂▃▄▅▆▇█"[ceil(8 * share) - 1] if share else "·" for share in shares)
-
-
-def _likeliest(prediction: "Prediction") -> Table:
-    table = _table(prediction.image, "probability")
-    likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
-    for name, p in list(likeliest)[:SHOWN_CLASSES]:
-        table.add_row(name, f"{100 * p:.1f} %")
-    return table
-
-
 def exported(result: "ExportResult", *, as_json: bool) -> None:
     """Print what was written, how far it is from the model, and what it does for speed."""
     if as_json:
-        _print_json(asdict(result))
+        print_json(asdict(result))
         return
     console = Console(markup=False, highlight=False)
     outputs = " and ".join(result.outputs)
@@ -413,10 +252,10 @@ def exported(result: "ExportResult", *, as_json: bool) -> None:
 def compression(report: "CompressionReport", out: str, *, as_json: bool) -> None:
     """Print what compression removed, how equal both models are, and what unseen images say."""
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
         return
     before, after, unseen, proof = report.before, report.after, report.unseen, report.verification
-    table = _table(f"{out}", "before", "after")
+    table = new_table(f"{out}", "before", "after")
     table.add_row("parameters", f"{before.parameters:,}", f"{after.parameters:,}")
     table.add_row("multiply-accumulates, all open", f"{before.macs:,}", f"{after.macs:,}")
     table.add_row("gates", f"{before.gates:,}", f"{after.gates:,}")
@@ -455,12 +294,12 @@ def ledger(rows: Iterable["LedgerRow"], *, as_json: bool) -> None:
     """Print the paper's tables beside what this code builds and measured."""
     rows = list(rows)
     if as_json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
         return
     console = Console(markup=False, highlight=False)
     for (number, dataset), group in groupby(rows, lambda row: (row.table, row.dataset)):
         columns = ("gates", "params", "paper", "", "paper's error", "measured")
-        table = _table(f"The paper's Table {number}, {dataset}", *columns)
+        table = new_table(f"The paper's Table {number}, {dataset}", *columns)
         notes = []
         for row in group:
             table.add_row(
@@ -501,26 +340,9 @@ def _conditions(run: "MeasuredRun") -> str:
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:
     """Print versions and devices."""
     if as_json:
-        _print_json(values)
+        print_json(values)
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in values.items():
         table.add_row(name.replace("_", " "), str(value))
     Console(markup=False, highlight=False).print(table)
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    return table
-
-
-def _share(count: float, total: int) -> str:
-    shown = f"{count:,}" if isinstance(count, int) else f"{count:,.1f}"
-    return f"{shown} of {total:,} ({100 * count / total:.1f} %)"
-
-
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2)
-    print()

@@ -6,20 +6,27 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from gaternet import cli
-from gaternet.analysis import labelled_batches, read_record
-from gaternet.analysis.command import FIGURES
+from gaternet.analysis import command, extreme_images, labelled_batches, read_record
+from gaternet.analysis.drawing import FIGURES
+from gaternet.analysis.missing import NO_PAGE
+from gaternet.analysis.swaps import OWN, SAME_CLASS, Swap
+from gaternet.analysis.terminal import swap_table
 from gaternet.data.batches import Loading
 from gaternet.data.digits import load_digits
 from gaternet.data.settings import DIGITS
+from gaternet.data.streams import HubStream
+from gaternet.training.processes import ALONE
 from small_runs import few_digits, sign_again, tiny_gated, tree
 from terminal import Terminal
 
@@ -88,6 +95,36 @@ def test_saved_gates_serve_later_questions(
     assert numbers(out) == numbers(analyzed) | {"components": None, "explained": None}
 
 
+def test_every_gate_is_a_row_with_the_images_that_most_open_and_close_it(analyzed: Path) -> None:
+    record = read_record(analyzed / "test" / "gates")
+    table = pd.read_csv(analyzed / "test" / "gates.csv")
+    assert table["gate"].tolist() == list(range(record.gates.gate_count))
+    assert table["rate"].to_numpy() == pytest.approx(record.gates.gates().mean(axis=0))
+    for gate in range(record.gates.gate_count):
+        images = [*table["most_open"][gate].split(), *table["most_closed"][gate].split()]
+        expected = extreme_images(record, gate)["image"].tolist()
+        assert [int(image) for image in images] == expected
+
+
+def test_a_page_that_would_show_other_images_is_not_left(
+    gated_run: Path, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "report.html").write_text("of an earlier analysis")
+    monkeypatch.setattr(command, "loses_places", lambda images, processes: True)
+    shown = terminal.succeed(*analyze(gated_run, tmp_path, "--no-tsne"))
+    assert not (tmp_path / "test" / "report.html").exists()
+    assert numbers(tmp_path)["missing"]["page"] == NO_PAGE
+    assert f"not found out: page: {NO_PAGE}" in shown
+    assert "for a browser" not in shown
+
+
+def test_places_in_a_stream_are_those_of_who_reads_it() -> None:
+    stream = object.__new__(HubStream)
+    for count, images, lost in ((2, stream, True), (1, stream, False), (2, few_digits(2), False)):
+        assert command.loses_places(images, replace(ALONE, count=count)) == lost
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["weights", "bits"])
 def test_stale_and_damaged_gates_are_made_anew(
@@ -124,8 +161,14 @@ def test_report_is_readable(gated_run: Path, terminal: Terminal, tmp_path: Path)
     assert "input-dependent" in shown
     assert "another image's, same class" in shown
     assert "not found out: agreement: no images to compare with: give --against SPLIT" in shown
-    assert str(out / "validation") in "".join(shown.split("\n"))
+    assert f"numbers.json and gates.csv: {out / 'validation'}\n" in shown
+    assert f"for a browser: {out / 'validation' / 'report.html'}\n" in shown
     assert "nan" not in shown.lower().replace("gaternet", "")
+
+
+def test_a_change_of_exactly_nothing_has_an_interval() -> None:
+    swaps = (Swap(OWN, 9, 0.5, 0.0, 0.0), Swap(SAME_CLASS, 9, 0.5, 0.0, 0.02))
+    assert [*swap_table(swaps).columns[3].cells] == ["", "+0.00 ± 2.00"]
 
 
 @pytest.mark.slow
@@ -159,6 +202,42 @@ def test_mistakes_are_told_in_a_line(
     assert "cannot write" in terminal.fail(1, *analyze(gated_run, out))
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_folder_of_the_user_s_own_stays(
+    split: str, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    images = tmp_path / "data" / split / "gates"  # a class of that name
+    images.mkdir(parents=True)
+    for names in ([], ["1.png"], ["1.png", "manifest.json", "gates.json"]):
+        for name in names:
+            (images / name).write_bytes(b"mine")
+        before = tree(tmp_path)
+        said = terminal.fail(1, *analyze(gated_run, tmp_path / "data"))
+        assert f"{images} is where gates are recorded, and holds something else" in said
+        assert tree(tmp_path) == before
+
+
+def test_a_link_to_a_record_is_not_followed(
+    analyzed: Path, gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "test").mkdir(parents=True)
+    (tmp_path / "out" / "test" / "gates").symlink_to(analyzed / "test" / "gates")
+    assert "holds something else" in terminal.fail(1, *analyze(gated_run, tmp_path / "out"))
+
+
+def test_a_run_with_another_run_s_model_is_told(
+    gated_run: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    run = shutil.copytree(gated_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["classes"] = [f"kind {number}" for number in range(7)]
+    config["recipe"]["data"]["classes"] = 7
+    (run / "config.json").write_text(json.dumps(config))
+    said = terminal.fail(1, *analyze(run, tmp_path / "out"))
+    assert "its config.json has 7 classes" in said
+    assert "a file of it is another run's" in said
+
+
 def test_gates_that_are_all_open_are_reported(
     gated_run: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
@@ -174,6 +253,9 @@ def test_gates_that_are_all_open_are_reported(
     assert found["missing"] == {
         "embedding": "no input-dependent gates: t-SNE needs two",
         "probes": "no gate depends on the input",
+        "similar": "no gate depends on the input",
+        "class-agreement": "no gate depends on the input",
+        "open_gates.distance": "every image opens as many gates",
     }
     assert "not found out: embedding: no input-dependent gates" in shown
     assert found["open_gates"]["distance"] is None

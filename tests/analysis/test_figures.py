@@ -33,6 +33,12 @@ def bars(figure: Figure) -> dict[str, list[tuple[float, float]]]:
     }
 
 
+def drawn_bars(figure: Figure) -> list[tuple[float, float]]:
+    """Return where each bar begins, and its height."""
+    (axes,) = figure.axes
+    return [(bar.get_x(), bar.get_height()) for bar in axes.patches]  # type: ignore[attr-defined]
+
+
 def test_bars_are_the_shares_of_each_kind(tmp_path: Path) -> None:
     figure = figures.layer_kinds(LAYERS)
     assert bars(figure) == {
@@ -62,6 +68,14 @@ def test_rates_of_input_dependent_gates_are_counted() -> None:
     heights = [patch.get_height() for patch in axes.patches]  # type: ignore[attr-defined]
     assert len(heights) == 40
     assert (heights[0], heights[20], heights[39], sum(heights)) == (2, 1, 1, 4)
+
+
+@pytest.mark.parametrize("images", [40, 100, 120, 10_000])
+def test_each_rate_is_in_its_bar(images: int) -> None:
+    counts = np.arange(images + 1)
+    (axes,) = figures.opening_histogram(counts / images, images).axes
+    heights = [patch.get_height() for patch in axes.patches]  # type: ignore[attr-defined]
+    assert heights == np.bincount([40 * n // images for n in range(1, images)]).tolist()
 
 
 @pytest.mark.parametrize("most", [12, 400])
@@ -142,11 +156,19 @@ def test_of_many_classes_the_commonest_have_colours() -> None:
 
 
 def test_images_all_alike_are_drawn() -> None:
-    figures.open_gates_histogram(np.array([5, 5]), OpenGates(5, 5.0, 5, 0.0, None))
-    figures.opening_histogram(np.array([0.0, 1.0]), 2)
-    figures.cost_histogram(np.ones(4), np.ones(4, dtype=bool), 2)
+    opened = figures.open_gates_histogram(np.array([5, 5]), OpenGates(5, 5.0, 5, 0.0, None))
+    assert drawn_bars(opened) == [(4.5, 2)]
+    assert not opened.axes[0].lines  # there is no normal distribution of deviation 0
+    rates = figures.opening_histogram(np.array([0.0, 1.0]), 2)
+    assert [height for _, height in drawn_bars(rates)] == [0] * 40
+    costs = figures.cost_histogram(np.ones(4), np.ones(4, dtype=bool), 2)
+    (right,) = costs.axes[0].patches  # all are right: no curve of wrong ones
+    values, edges, _ = right.get_data()  # type: ignore[attr-defined]
+    assert values.tolist() == [100] + [0] * 39
+    assert edges[0] == 50
     one = pd.DataFrame([[0.5]], index=["cat"], columns=["layer"])
-    figures.class_layer_heat_map(one)
+    (shown,) = figures.class_layer_heat_map(one).axes[0].images
+    assert np.asarray(shown.get_array()).tolist() == [[0]]  # no class beside the mean class
 
 
 def test_what_the_disk_does_not_take_is_told(tmp_path: Path) -> None:

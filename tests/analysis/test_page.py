@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from browser import Visit, visiting
-from gaternet.analysis.page import Page, PageTable, write_page
+from gaternet.analysis.page import Page, PageBar, PageTable, write_page
 from gaternet.analysis.page.arrays import page_arrays
 from gaternet.errors import UserError
 
@@ -52,6 +53,12 @@ def fake_page(gates: np.ndarray | None = None) -> Page:
         similarity=np.eye(CLASSES),
         macs=gates.sum(axis=1) * 1000,
         backbone_macs=27_000,
+        opening=generator.permuted(np.tile(np.arange(count), (sum(WIDTHS), 1)), axis=1)[:, :8].T,
+        closing=generator.permuted(np.tile(np.arange(count), (sum(WIDTHS), 1)), axis=1)[:, :8].T,
+        split_rates=generator.random((2, sum(WIDTHS))),
+        against="<i>train</i>",
+        bars=(PageBar("its own", 0.9, 0), PageBar("<b>others", 0.4, 0.02)),
+        chance=0.25,
         tables=(PageTable("<b>T</b>", "what & why", ("gates", "accuracy"), (("own", "90 %"),)),),
     )
 
@@ -163,6 +170,36 @@ def test_open_gates_and_their_fit(opened: Visit) -> None:
     assert fit["y"][middle] == pytest.approx(peak, rel=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("span", [22, 49, 130])
+def test_bars_count_whole_numbers(visit: Visit, tmp_path: Path, span: int) -> None:
+    """Of `span` different counts of open gates, and of as many opening rates."""
+    visit.wrong.clear()
+    opened = np.append(np.arange(2 * span) % span, 0)[:, None] > np.arange(span)
+    count = len(opened)
+    labels = np.arange(count) % CLASSES
+    page = Page(
+        "stairs", NAMES, {"layer": slice(0, span)}, np.packbits(opened, axis=1),
+        np.zeros((count, 1, 1, 3), dtype=np.uint8), labels, labels,
+    )  # fmt: skip
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    visit.tab.select_option("#class", "1")
+    for name, own in (("all", opened), ("class", opened[labels == 1])):
+        bars, line = visit.drawn("fig-open")[0], visit.drawn("fig-open")[1]
+        wide = 1 if span < 60 else 3
+        counts = np.bincount(own.sum(axis=1) // wide, minlength=len(bars["y"]))
+        scaled = counts * count / len(own)
+        assert (bars if name == "all" else line)["y"] == pytest.approx(scaled)
+        assert bars["x"] == pytest.approx(np.arange(len(counts)) * wide + (wide - 1) / 2)
+        rates = visit.drawn("fig-rates")[name == "class"]
+        shown = np.flatnonzero(opened.any(axis=0) & ~opened.all(axis=0))
+        bins = [min(49, 50 * int(n) // len(own)) for n in own[:, shown].sum(axis=0)]
+        assert rates["y"] == np.bincount(bins, minlength=50).tolist()
+        assert rates["x"] == list(range(1, 101, 2))
+    assert visit.wrong == []
+
+
 def test_clicking_a_point_shows_its_gates(opened: Visit) -> None:
     page = fake_page()
     opened.tab.click("#numbers summary")
@@ -210,6 +247,57 @@ def test_keyboard(opened: Visit) -> None:
     assert opened.text("#no-gate") == "✕ layer1.<u>, gate 0"
 
 
+def test_who_opens_a_chosen_gate_and_who_closes_it(opened: Visit) -> None:
+    page, gates = fake_page(), fake_gates()
+    assert page.opening is not None
+    assert page.closing is not None
+    assert not opened.tab.is_visible("#extremes")
+    opened.tab.focus("#strips")
+    opened.tab.keyboard.press("ArrowDown")
+    opened.tab.keyboard.press("Enter")
+    first = 5  # of layer 1
+    assert opened.text("#extremes-about").startswith("layer1.<u>, gate 0")
+    for side, places in (("#opening", page.opening), ("#closing", page.closing)):
+        told = [
+            f"image {n}, {NAMES[n % CLASSES]}: {'open' if gates[n, first] else 'closed'}"
+            for n in places[:, first]
+        ]
+        buttons = opened.tab.locator(f"{side} button")
+        titles = "buttons => buttons.map(button => button.title)"
+        assert buttons.evaluate_all(titles) == told
+    opened.tab.locator("#closing button").nth(2).click()
+    assert opened.tab.input_value(NUMBER.format("A")) == str(page.closing[2, first])
+    opened.tab.click("#no-gate")
+    assert not opened.tab.is_visible("#extremes")
+
+
+def test_what_a_class_opens_beyond_the_mean_class(opened: Visit) -> None:
+    gates, labels = fake_gates(), fake_labels()
+    shares = np.array(
+        [
+            [part.mean() for part in np.split(gates[labels == k], np.cumsum(WIDTHS)[:-1], axis=1)]
+            for k in range(CLASSES)
+        ]
+    )
+    drawn = opened.tab.evaluate("document.getElementById('fig-class-layers').data[0].z")
+    assert np.array(drawn) == pytest.approx(100 * (shares - shares.mean(axis=0)), abs=1e-4)
+
+
+def test_other_gates_and_other_images(opened: Visit) -> None:
+    page = fake_page()
+    (bars,) = opened.drawn("fig-swaps")
+    assert bars["x"] == pytest.approx([90, 40])
+    ends = opened.tab.evaluate("document.getElementById('fig-swaps').data[0].error_x.array")
+    assert ends == pytest.approx([0, 2])
+    assert "commonest class for all, 25.0 %" in opened.text("#swaps-about")
+    assert page.split_rates is not None
+    own, other = 100 * page.split_rates
+    _, dots = opened.drawn("fig-agreement")
+    assert dots["y"] == pytest.approx(own, abs=1e-4)
+    assert dots["x"] == pytest.approx(other, abs=1e-4)
+    assert opened.text("#agreement-about") == ": these images beside <i>train</i> images"
+
+
 def test_names_are_text(opened: Visit) -> None:
     assert opened.tab.locator("main b:text-is('dog')").count() == 0
     assert opened.tab.locator("#legend button span").all_inner_texts() == list(NAMES)
@@ -221,6 +309,9 @@ def test_names_are_text(opened: Visit) -> None:
         assert shown == ["all images", NAMES[int(choice)]]
 
 
+BARE: dict[str, Any] = dict.fromkeys(
+    ("mutual_information", "similarity", "macs", "opening", "closing", "split_rates", "chance")
+) | {"bars": ()}
 CONSTANT = np.tile(fake_gates()[:1], (12, 1))
 
 
@@ -232,7 +323,7 @@ CONSTANT = np.tile(fake_gates()[:1], (12, 1))
         (fake_page(fake_gates()[:1]), "1 image ·"),
         (fake_page(fake_gates()[:2]), "2 images ·"),
         (replace(fake_page(), embedding=np.zeros((IMAGES, 2))), "60 images"),
-        (replace(fake_page(), mutual_information=None, similarity=None, macs=None), "60 images"),
+        (replace(fake_page(), **BARE), "60 images"),
         (replace(fake_page(), labels=None), "60 images · 27 gates"),
     ],
     ids=["constant", "grid", "one", "two", "one place", "bare", "no labels"],
@@ -278,20 +369,49 @@ def test_rates_of_other_images_are_what_single_images_are_compared_with(
     visit: Visit, tmp_path: Path
 ) -> None:
     visit.wrong.clear()
-    rates = np.full((CLASSES, sum(WIDTHS)), np.nan)
-    rates[2] = np.linspace(0, 1, sum(WIDTHS))
+    rates = np.linspace(0, 1, sum(WIDTHS))
     gates = fake_gates()[:3]
     page = replace(
-        fake_page(gates), labels=None, predictions=np.array([2, 1, 2]), rates=rates, macs=None,
-        names=("/home/a.png", "b.png", "c.png"), mutual_information=None,
+        fake_page(gates), labels=None, predictions=np.array([2, 1, 2]), rates=rates[None],
+        rated=np.array([2]), names=("/home/a.png", "b.png", "c.png"), mutual_information=None,
+        macs=None,
     )  # fmt: skip
     write_page(page, tmp_path / "page.html")
     visit.open(tmp_path / "page.html")
-    away = np.abs(gates[0] - rates[2]).sum()
+    away = np.abs(gates[0] - rates).sum()
     assert f"A is Δ {away:.1f} gates from the mean of {NAMES[2][:23]}" in visit.text("#pair-about")
     assert "B is" not in visit.text("#pair-about")
     assert "/home/a.png" in visit.text("#heads")
     assert not visit.tab.is_visible("#layers")
+    assert visit.wrong == []
+
+
+def test_some_of_many_images_have_their_own_numbers(visit: Visit, tmp_path: Path) -> None:
+    visit.wrong.clear()
+    numbers = 100 + 7 * np.arange(IMAGES)
+    opening = np.arange(8)[:, None].repeat(sum(WIDTHS), axis=1)
+    page = replace(
+        fake_page(), numbers=numbers, drawn_from=50_000, shown=np.arange(20), opening=opening,
+        closing=numbers[opening],
+    )  # fmt: skip
+    write_page(page, tmp_path / "page.html")
+    visit.open(tmp_path / "page.html")
+    assert visit.text("#facts") == (
+        "60 of 50,000 images, drawn at random · 4 classes · 20 of 27 gates depend on the input · "
+        "20.00 % of these wrongly classified"
+    )
+    field = NUMBER.format("A")
+    assert visit.tab.input_value(field) == "100"
+    for typed, image in (("142", 6), ("159", 8), ("9999", 59), ("0", 0)):
+        visit.tab.fill(field, typed)
+        visit.tab.press(field, "Enter")
+        assert visit.tab.input_value(field) == str(numbers[image])
+        assert f"image {numbers[image]}" in visit.text("#heads")
+    visit.tab.focus("#strips")
+    visit.tab.keyboard.press("Enter")
+    # The places 0 … 7 are of images that are not on the page.
+    assert visit.tab.locator("#opening span").all_inner_texts() == [*"01234567"]
+    assert visit.tab.locator("#closing button").count() == 8
     assert visit.wrong == []
 
 

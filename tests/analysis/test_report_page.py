@@ -10,9 +10,9 @@ import torch
 
 from gaternet import checkpoint
 from gaternet.accounting import count_macs
+from gaternet.analysis.derived import derive
 from gaternet.analysis.embedding import Embedding
 from gaternet.analysis.findings import Measured, Subject, find
-from gaternet.analysis.macs import needed_macs
 from gaternet.analysis.page import Page, report
 from gaternet.analysis.split_record import labelled_batches, observe
 from gaternet.data.batches import Loading, evaluation_batches
@@ -32,14 +32,15 @@ def analyzed(run: Path, embedding: Embedding | None) -> Page:
     record = observe(model, labelled_batches(images, DIGITS, loading, 16), images.classes)
     counter = count_macs(model, DIGITS.input_size)
     measured = Measured((), embedding, None, None, {})
-    found = find(Subject("run", "recipe", "digits", "test"), record, counter, measured)
+    derived = derive(record, counter)
+    found = find(Subject("run", "recipe", "digits", "test"), record, derived, counter, measured)
     seen = evaluation_batches(images, DIGITS, 16, loading)
-    return report.report_page(found, record, measured, seen, needed_macs(counter, record.gates))
+    return report.report_page(found, record, derived, measured, seen)
 
 
 def test_all_images_in_their_order(gated_run: Path) -> None:
     page, digits = analyzed(gated_run, None), few_digits(40, "test")
-    assert page.names is None
+    assert page.names is page.numbers is page.drawn_from is None
     assert page.labels is not None
     assert page.labels.tolist() == digits.labels.tolist()
     assert np.array_equal(page.images[..., 1], digits.images[:, 0].numpy())
@@ -56,7 +57,9 @@ def test_some_images_in_the_plane(gated_run: Path) -> None:
     page, digits = analyzed(gated_run, Embedding(points, rows, 2, 1.0)), few_digits(40, "test")
     whole = analyzed(gated_run, None)
     assert page.embedding is not None
-    assert page.names == ("image 0", "image 4", "image 17", "image 31")
+    assert page.numbers is not None
+    assert page.numbers.tolist() == [0, 4, 17, 31]
+    assert page.drawn_from == 40
     for at, row in enumerate(sorted(rows)):
         assert page.embedding[at].tolist() == points[list(rows).index(row)].tolist()
         assert np.array_equal(page.images[at, ..., 0], digits.images[row, 0].numpy())
@@ -67,14 +70,18 @@ def test_some_images_in_the_plane(gated_run: Path) -> None:
 
 
 def test_many_images_are_drawn_from(gated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = analyzed(gated_run, None)
     monkeypatch.setattr(report, "MOST_IMAGES", 7)
     page = analyzed(gated_run, None)
     assert len(page.bits) == len(page.images) == 7
-    assert page.names is not None
-    places = [int(name.removeprefix("image ")) for name in page.names]
+    assert page.numbers is not None
+    places = page.numbers.tolist()
     assert places == sorted(set(places))
     expected = few_digits(40, "test").images[places, 0].numpy()
     assert np.array_equal(page.images[..., 2], expected)
+    # Which gates depend on the input is what all images say.
+    gates = np.unpackbits(whole.bits, axis=1, count=whole.gate_count)
+    assert page.shown_gates().tolist() == np.flatnonzero(np.ptp(gates, axis=0)).tolist()
 
 
 def test_large_pictures_are_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,6 +270,9 @@ def test_what_cannot_be_written_is_said_in_one_line(model: GaterNet, tmp_path: P
     (tmp_path / "there.onnx").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         export(model, tmp_path / "there.onnx")
+    for name in ("n" * 246, "n" * 300):
+        with pytest.raises(UserError, match="File name too long"):
+            export(model, tmp_path / f"{name}.pt2")
     with pytest.raises(UserError, match="3 names of classes for 10 logits"):
         export(model, tmp_path / "m.onnx", Serving((3, 8, 8), classes=("a", "b", "c")))
     with pytest.raises(UserError, match=r"takes no images \(1, 8, 8\)"):

@@ -123,9 +123,14 @@ def class_agreement(record: SplitRecord) -> NDArray[np.float64]:
     return np.divide(alike, total, where=total > 0, out=np.full_like(alike, np.nan))
 
 
-def similar_classes(record: SplitRecord, count: int = 5) -> pd.DataFrame:
-    """Return the pairs of classes whose images have most gates alike: class, other, agreement."""
-    agreement = class_agreement(record)
+def similar_classes(
+    record: SplitRecord, count: int = 5, agreement: NDArray[np.float64] | None = None
+) -> pd.DataFrame:
+    """Return the pairs of classes whose images have most gates alike: class, other, agreement.
+
+    agreement: of `class_agreement`, where it is known already
+    """
+    agreement = class_agreement(record) if agreement is None else agreement
     first, second = np.triu_indices(len(agreement), 1)
     values = agreement[first, second]
     known = np.flatnonzero(~np.isnan(values))
@@ -163,9 +168,14 @@ def extreme_images(record: SplitRecord, gate: int) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def informative_gates(record: SplitRecord, count: int = 10) -> pd.DataFrame:
-    """Return the gates that tell most of the class: gate, layer, number, rate, information."""
-    information = mutual_information(record)
+def informative_gates(
+    record: SplitRecord, count: int = 10, information: NDArray[np.float64] | None = None
+) -> pd.DataFrame:
+    """Return the gates that tell most of the class: gate, layer, number, rate, information.
+
+    information: of `mutual_information`, where it is known already
+    """
+    information = mutual_information(record) if information is None else information
     gates = np.argsort(-information, kind="stable")[:count]
     starts = _starts(record)
     return pd.DataFrame(

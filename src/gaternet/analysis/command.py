@@ -2,43 +2,46 @@
 
 OUT/SPLIT/gates/         every image's gates, label and prediction, for later questions
 OUT/SPLIT/numbers.json   what was found, as plain numbers
+OUT/SPLIT/gates.csv      a row for each gate, and the images that most open or close it
 OUT/SPLIT/*.png, *.svg   figures
 OUT/SPLIT/report.html    the same and each image's gates, for a browser
 """
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
 from gaternet import checkpoint
 from gaternet.accounting import count_macs
-from gaternet.analysis import figures, style
-from gaternet.analysis.classes import (
-    chance_information,
-    class_agreement,
-    class_layer_rates,
-    mutual_information,
-)
+from gaternet.analysis.derived import derive
+from gaternet.analysis.drawing import draw_figures, write_figures
 from gaternet.analysis.embedding import Embedding, embed, why_no_embedding
 from gaternet.analysis.findings import Findings, Measured, Subject, find, to_json
-from gaternet.analysis.macs import needed_macs
+from gaternet.analysis.gate_rows import gates_csv
+from gaternet.analysis.missing import NO_PAGE
 from gaternet.analysis.page import write_page
 from gaternet.analysis.page.report import report_page
-from gaternet.analysis.saved import GATES, read_record, source_of, weights_of, write_record
+from gaternet.analysis.saved import (
+    GATES,
+    PAGE,
+    check_record_place,
+    read_record,
+    source_of,
+    weights_of,
+    write_record,
+)
 from gaternet.analysis.split_record import SplitRecord, labelled_batches, observe
-from gaternet.analysis.statistics import opening_rates
 from gaternet.analysis.swaps import swap_gates
-from gaternet.commands import split_images
+from gaternet.commands import check_classes, split_images
 from gaternet.data.batches import Batch, Images, evaluation_batches
 from gaternet.data.streams import HubStream
+from gaternet.disk import make_directory, remove_directory, remove_file, write_file
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
 from gaternet.training.compute import ComputePlan, choose_device, keep_freed_memory, plan
@@ -46,12 +49,6 @@ from gaternet.training.processes import ALONE, Processes
 from gaternet.training.run import Run, open_run
 
 BATCH_SIZE = 250
-DRAWN_CLASSES = 200
-"""With more classes their similarity is not drawn."""
-FIGURES = (
-    *("kinds-share", "kinds-number", "opening-rates", "open-gates", "embedding", "entropy"),
-    *("information", "class-layers", "class-agreement", "costs", "swaps", "agreement"),
-)
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,10 @@ def analyze_run(
     run, out = network.run, request.out or path / "analysis"
     directory = out / request.split
     against = request.against or _held_out(run, request.split)
+    for split in filter(None, (request.split, against)):
+        check_record_place(out / split / GATES)
     images = split_images(run, request.data, request.split)
-    _make(directory)
+    make_directory(directory)
     record = _recorded(network, images, request.split, directory)
     other = None
     if against:
@@ -123,24 +122,29 @@ def analyze_run(
     if not processes.first:
         return None
     missing = {} if against else {"agreement": "no images to compare with: give --against SPLIT"}
+    if loses_places(images, processes):
+        missing["page"] = NO_PAGE
     embedding = _embedded(record, missing, console) if request.tsne else None
     console.print("statistics and figures")
     subject = Subject(str(path), run.config.recipe.name, images.name, request.split)
     counter = count_macs(network.model.cpu(), run.config.recipe.data.input_size)
     measured = Measured(tuple(swaps), embedding, against, other, missing)
-    found = find(subject, record, counter, measured)
-    _write(to_json(found) + "\n", directory / "numbers.json")
-    drawn = dict(_figures(record, found, measured))
-    macs = needed_macs(counter, record.gates)
-    drawn["costs"] = figures.cost_histogram(macs, record.right, counter.backbone_macs)
-    _draw(drawn, directory)
-    if processes.count == 1 or not isinstance(images, HubStream):
-        # Otherwise an image of the stream has another place for one process than it had for all.
+    derived = derive(record, counter)
+    found = find(subject, record, derived, counter, measured)
+    write_file(directory / "numbers.json", to_json(found) + "\n")
+    write_file(directory / "gates.csv", gates_csv(record, derived))
+    write_figures(dict(draw_figures(record, derived, found, measured)), directory)
+    remove_file(directory / PAGE)
+    if "page" not in missing:
         loading = replace(network.plan.loading, rank=0, ranks=1)
-        data = run.config.recipe.data
-        seen = evaluation_batches(images, data, BATCH_SIZE, loading)
-        write_page(report_page(found, record, measured, seen, macs), directory / "report.html")
+        seen = evaluation_batches(images, run.config.recipe.data, BATCH_SIZE, loading)
+        write_page(report_page(found, record, derived, measured, seen), directory / PAGE)
     return found
+
+
+def loses_places(images: Images, processes: Processes) -> bool:
+    """Return whether one process sees images at other places than all of them together did."""
+    return processes.count > 1 and isinstance(images, HubStream)
 
 
 def _load(path: Path, request: AnalysisRequest, processes: Processes, console: Console) -> _Network:
@@ -152,6 +156,7 @@ def _load(path: Path, request: AnalysisRequest, processes: Processes, console: C
     model = checkpoint.load(newest)
     if not isinstance(model, GatedModel):
         raise UserError(f"{path} is a plain network: it has no gates to analyze")
+    check_classes(model, run)
     compute = replace(run.config.recipe.compute, sync_batch_norm=False)  # matters in training only
     used = plan(compute, device, processes)
     keep_freed_memory()
@@ -179,8 +184,9 @@ def _recorded(network: _Network, images: Images, split: str, directory: Path) ->
     batches = network.batches(images, f"gates of {len(images):,} {split} images")
     record = observe(network.model, batches, images.classes, processes)
     if processes.first:
-        _make(directory)
-        shutil.rmtree(place, ignore_errors=True)
+        make_directory(directory)
+        if place.exists():
+            remove_directory(place)
         write_record(record, place, source)
     return record
 
@@ -214,57 +220,6 @@ def _embedded(record: SplitRecord, missing: dict[str, str], console: Console) ->
         return None
     console.print("embedding: PCA and t-SNE")
     return embed(record.gates)
-
-
-def _figures(
-    record: SplitRecord, found: Findings, measured: Measured
-) -> Iterator[tuple[str, Figure]]:
-    gates, layers = record.gates, record.gates.layers()
-    rates = opening_rates(gates)
-    yield "kinds-share", figures.layer_kinds(layers)
-    yield "kinds-number", figures.layer_kinds(layers, share=False)
-    yield "opening-rates", figures.opening_histogram(rates, len(record))
-    yield "open-gates", figures.open_gates_histogram(gates.open_per_image(), found.open_gates)
-    yield "entropy", figures.layer_entropy(found.layers)
-    information = mutual_information(record)
-    chance = chance_information(record)
-    yield "information", figures.information_by_layer(information, gates.slices, chance)
-    yield "class-layers", figures.class_layer_heat_map(class_layer_rates(record))
-    if len(found.similar) and len(record.classes) <= DRAWN_CLASSES:
-        agreement = class_agreement(record)
-        yield "class-agreement", figures.class_agreement_heat_map(agreement, record.classes)
-    lucky = found.probes.chance if found.probes else None
-    yield "swaps", figures.swap_bars(measured.swaps, lucky)
-    if measured.embedding:
-        labels = record.labels[measured.embedding.rows]
-        picture = figures.embedding_scatter(measured.embedding, labels, record.classes)
-        yield "embedding", picture
-    if measured.other and measured.against:
-        others = opening_rates(measured.other.gates)
-        yield "agreement", figures.rate_scatter(rates, others, measured.against)
-
-
-def _draw(drawn: dict[str, Figure], directory: Path) -> None:
-    """Write figures; those of an earlier analysis that are not among them go."""
-    for name in FIGURES:
-        for path in (directory / f"{name}.png", directory / f"{name}.svg"):
-            path.unlink(missing_ok=True)
-            if name in drawn:
-                style.write(drawn[name], path)
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror}") from None
-
-
-def _write(text: str, path: Path) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _shown(batches: Iterable[Batch], count: int, title: str, console: Console) -> Iterator[Batch]:

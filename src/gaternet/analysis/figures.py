@@ -60,8 +60,11 @@ def opening_histogram(rates: NDArray[np.float64], images: int) -> Figure:
     rates: of all gates, (G,); those at 0 and 1 are left out
     """
     dependent = rates[(rates > 0) & (rates < 1)]
+    opened = np.rint(dependent * images).astype(np.int64)
+    counts = np.bincount(opened * BINS // images, minlength=BINS)
     with style.panel() as (figure, axes):
-        axes.hist(dependent * images, BINS, range=(0, images), color=style.BLUE)
+        width = images / BINS
+        axes.bar(np.arange(BINS) * width, counts, width, align="edge", color=style.BLUE)
         axes.set_xlabel(f"images of {images:,} for which a gate is open")
         axes.set_ylabel("input-dependent gates")
         axes.set_xlim(0, images)

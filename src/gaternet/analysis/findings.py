@@ -14,13 +14,15 @@ from gaternet.analysis.agreement import Agreement, compare_rates
 from gaternet.analysis.classes import (
     chance_information,
     informative_gates,
-    mutual_information,
     similar_classes,
     special_gates,
 )
+from gaternet.analysis.derived import Derived
 from gaternet.analysis.embedding import Embedding
-from gaternet.analysis.macs import CostByOutcome, compare_costs, needed_macs
-from gaternet.analysis.probes import Probes, probe, why_no_probes
+from gaternet.analysis.macs import CostByOutcome, compare_costs
+from gaternet.analysis.missing import what_is_missing
+from gaternet.analysis.probes import Probes, probe
+from gaternet.analysis.record import GateRecord
 from gaternet.analysis.split_record import SplitRecord
 from gaternet.analysis.statistics import (
     KindCounts,
@@ -33,8 +35,6 @@ from gaternet.analysis.statistics import (
 from gaternet.analysis.swaps import Swap
 
 RATE_BINS = 20
-MOST_CLASSES = 2000
-"""With more classes they are not compared in pairs."""
 
 
 @dataclass(frozen=True)
@@ -123,32 +123,36 @@ class Measured:
 
 
 def find(
-    subject: Subject, record: SplitRecord, counter: MacCounter, measured: Measured
+    subject: Subject,
+    record: SplitRecord,
+    derived: Derived,
+    counter: MacCounter,
+    measured: Measured,
 ) -> Findings:
     """Find out all that a record tells."""
     gates, embedding, other = record.gates, measured.embedding, measured.other
-    missing = dict(measured.missing)
-    no_probes = why_no_probes(record)
-    if no_probes:
-        missing["probes"] = no_probes
-    few = len(record.classes) <= MOST_CLASSES
-    if not few:
-        missing["similar"] = f"more than {MOST_CLASSES:,} classes"
+    opened, costs = summarise_open_gates(gates), _costs(record, counter, derived.macs)
+    missing = dict(measured.missing) | dict(what_is_missing(record, opened, costs.by_outcome))
+    agreement, information = derived.agreement, derived.information
     return Findings(
         **vars(subject),
         images=len(record),
         accuracy=float(record.right.mean()),
         kinds=count_kinds(gates),
-        rates=_rate_histogram(record),
-        open_gates=summarise_open_gates(gates),
+        rates=rate_histogram(gates),
+        open_gates=opened,
         distinct=len(distinct_vectors(gates.bits)),
         layers=layer_table(gates),
-        information=_information(record),
-        informative=informative_gates(record),
+        information=Information(
+            float(information.mean()), float(information.max()), chance_information(record)
+        ),
+        informative=informative_gates(record, information=information),
         special=special_gates(record),
-        similar=similar_classes(record) if few else pd.DataFrame(),
-        costs=_costs(record, counter, needed_macs(counter, gates)),
-        probes=None if no_probes else probe(record),
+        similar=(
+            pd.DataFrame() if agreement is None else similar_classes(record, agreement=agreement)
+        ),
+        costs=costs,
+        probes=None if "probes" in missing else probe(record),
         swaps=measured.swaps,
         against=measured.against,
         agreement=compare_rates(gates, other.gates) if other else None,
@@ -156,6 +160,13 @@ def find(
         explained=embedding.explained if embedding else None,
         missing=missing,
     )
+
+
+def rate_histogram(gates: GateRecord) -> tuple[int, ...]:
+    """Count the input-dependent gates by their opening rate, in 20 bins from 0 to 1 (Figure 3)."""
+    counts = gates.open_counts()[gates.dependent()]
+    # In whole numbers: a rate of 0.15 would fall below the edge of its bin.
+    return tuple(np.bincount(counts * RATE_BINS // len(gates), minlength=RATE_BINS).tolist())
 
 
 def to_json(found: Findings) -> str:
@@ -171,16 +182,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return value
-
-
-def _rate_histogram(record: SplitRecord) -> tuple[int, ...]:
-    rates = record.gates.open_counts()[record.gates.dependent()] / len(record)
-    return tuple(np.histogram(rates, RATE_BINS, (0, 1))[0].tolist())
-
-
-def _information(record: SplitRecord) -> Information:
-    found = mutual_information(record)
-    return Information(float(found.mean()), float(found.max()), chance_information(record))
 
 
 def _costs(record: SplitRecord, counter: MacCounter, macs: NDArray[np.float64]) -> Costs:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import GatedModel
 from gaternet.randomness import Purpose, sample_keys
 
@@ -108,6 +109,7 @@ class GateRecord:
 
 
 @torch.inference_mode()
+@in_evaluation_mode
 def collect(model: GatedModel, batches: Iterable[Tensor]) -> GateRecord:
     """Record evaluation's gates of normalised images (N, C, H, W), batch by batch.
 
@@ -115,8 +117,6 @@ def collect(model: GatedModel, batches: Iterable[Tensor]) -> GateRecord:
     draws for the same images in the same order. The model is put into evaluation mode and left as
     it was found.
     """
-    training = model.training
-    model.eval()
     device = next(model.parameters()).device
     rows: list[NDArray[np.uint8]] = []
     seen = 0
@@ -126,5 +126,4 @@ def collect(model: GatedModel, batches: Iterable[Tensor]) -> GateRecord:
         opened = model.decide(images.to(device), keys=keys).gates > 0
         rows.append(np.packbits(opened.cpu().numpy(), axis=1))
         seen += len(images)
-    model.train(training)
     return GateRecord(np.concatenate(rows), model.slices)

@@ -1,6 +1,7 @@
 """A split's record on disk, so that later questions need no second pass over its images."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from gaternet.analysis.split_record import Extremes, SplitRecord
 from gaternet.errors import UserError
 
 GATES = "gates"
+PAGE = "report.html"
 VERSION = 1
 """Of the layout of what is written; a record of another one is made anew."""
 
@@ -63,6 +65,22 @@ def read_record(directory: str | Path) -> SplitRecord:
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} holds no record of gates; remove it and analyze again") from None
+
+
+def check_record_place(directory: Path) -> None:
+    """Raise UserError where something lies that `write_record` did not write: it is not replaced.
+
+    A damaged record is one still.
+    """
+    if not os.path.lexists(directory):
+        return
+    about = {checkpoint.MANIFEST, f"{GATES}.json"}
+    is_folder = directory.is_dir() and not directory.is_symlink()
+    found = {file.name for file in directory.iterdir()} if is_folder else set()
+    if not about <= found <= about | {f"{GATES}.safetensors"}:
+        raise UserError(
+            f"{directory} is where gates are recorded, and holds something else: give another --out"
+        )
 
 
 def source_of(directory: Path) -> dict[str, Any] | None:

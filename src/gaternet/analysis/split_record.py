@@ -14,6 +14,7 @@ from gaternet.analysis.record import GateRecord
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Batch, Images, Loading, evaluation_batches
 from gaternet.data.settings import DataConfig
+from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import GatedModel
 from gaternet.randomness import Purpose, sample_keys
 from gaternet.training.processes import ALONE, Processes
@@ -93,6 +94,7 @@ def labelled_batches(
 
 
 @torch.inference_mode()
+@in_evaluation_mode
 def observe(
     model: GatedModel,
     batches: Iterable[Batch],
@@ -105,8 +107,6 @@ def observe(
     sees its own batches, and all return the whole. The model is put into evaluation mode and left
     as it was found.
     """
-    training = model.training
-    model.eval()
     device = next(model.parameters()).device
     rows: list[tuple[Tensor, ...]] = []
     highest = _Highest(model.gate_count, device)
@@ -118,7 +118,6 @@ def observe(
         rows.append((bits, index.cpu(), labels.cpu(), logits.argmax(dim=1).cpu()))
         highest.add(index, decision.logits)
         lowest.add(index, -decision.logits)
-    model.train(training)
     width = -(-model.gate_count // 8)
     nothing = torch.empty(0, dtype=torch.int64)
     rows.append((torch.empty(0, width, dtype=torch.uint8), nothing, nothing, nothing))

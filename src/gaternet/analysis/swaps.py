@@ -12,6 +12,7 @@ from gaternet.analysis.sampling import draw_keys, some_rows
 from gaternet.analysis.split_record import SplitRecord
 from gaternet.analysis.statistics import opening_rates
 from gaternet.data.batches import Batch
+from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import GatedModel
 from gaternet.training.processes import ALONE, Processes
 
@@ -71,6 +72,7 @@ def choose_donors(labels: NDArray[np.int64]) -> Donors:
 
 
 @torch.inference_mode()
+@in_evaluation_mode
 def swap_gates(
     model: GatedModel,
     batches: Iterable[Batch],
@@ -86,8 +88,6 @@ def swap_gates(
 
     Raises ValueError where the record lacks an image or has another label for it.
     """
-    training = model.training
-    model.eval()
     device = next(model.parameters()).device
     donors = choose_donors(record.labels)
     rates = opening_rates(record.gates)
@@ -115,7 +115,6 @@ def swap_gates(
                 sums[name] += _count(right, own[kept])
         for name, gates in fixed.items():
             sums[name] += _count(_right(model, images, labels, gates.float()), own)
-    model.train(training)
     totals = {name: processes.total(tensor).tolist() for name, tensor in sums.items()}
     return [_swap(name, *total) for name, total in totals.items() if total[0]]
 

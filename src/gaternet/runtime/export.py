@@ -6,6 +6,7 @@ model.pt2     torch.export.load
 
 import copy
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def export(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where its name is too long, it never was
+            partial.unlink()
     size = path.stat().st_size
     return ExportResult(str(path), chosen.name, size, outputs, runtime, checks, about)
 
@@ -111,7 +113,7 @@ def export(
 def _format(path: Path) -> ExportFormat:
     if path.suffix not in FORMATS:
         raise UsageError(f"{path} ends in none of {', '.join(FORMATS)}: which format is it to be?")
-    if path.exists():
+    if os.path.exists(path):  # Path's own raises where a name is too long
         raise UserError(f"{path} exists already; choose another name or remove it")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is no folder: make it first")

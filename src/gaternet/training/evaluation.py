@@ -12,6 +12,7 @@ from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, evaluation_batches
 from gaternet.data.settings import DataConfig
+from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import Decision, GatedModel
 from gaternet.randomness import Purpose, sample_keys
 from gaternet.training.compute import ComputePlan
@@ -101,6 +102,7 @@ def _mac_counter(model: GatedModel, data: DataConfig) -> MacCounter:
 
 
 @torch.inference_mode()
+@in_evaluation_mode
 def evaluate(
     model: nn.Module,
     images: Images,
@@ -118,8 +120,6 @@ def evaluate(
     device, processes = plan.device, plan.processes
     counter = _GateCounter(model, data, device) if isinstance(model, GatedModel) else None
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, loss, wrong, wrong of 5
-    training = model.training
-    model.eval()
     for index, pixels, labels in evaluation_batches(images, data, batch_size, plan.loading):
         batch = normalise(pixels, data.mean, data.std)
         if isinstance(model, GatedModel) and counter is not None:
@@ -133,7 +133,6 @@ def evaluate(
         hit = top == labels[:, None]
         wrong, wrong5 = (~hit[:, 0]).sum(), (~hit.any(dim=1)).sum()
         sums += torch.stack((loss.new_tensor(len(labels)), loss, wrong, wrong5))
-    model.train(training)
     count, total_loss, wrong_images, wrong5_images = processes.total(sums).tolist()
     return Evaluation(
         images=int(count),

@@ -24,6 +24,7 @@ def page_arrays(page: Page) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any] | None] = {
         "shown": shown.astype(np.uint32),
         "order": order.astype(np.uint32),
+        "numbers": None if page.numbers is None else page.numbers.astype(np.uint32),
         "bits": _gate_rows(page, shown, order),
         "predictions": page.predictions.astype(np.uint16),
         "labels": None if page.labels is None else page.labels.astype(np.uint16),
@@ -32,6 +33,10 @@ def page_arrays(page: Page) -> dict[str, NDArray[Any]]:
         "mutualInformation": _float32(page.mutual_information, shown),
         "macs": _float32(page.macs),
         "rates": _float32(page.rates, shown),
+        "splitRates": _float32(page.split_rates),
+        "opening": _uint32(page.opening, shown),
+        "closing": _uint32(page.closing, shown),
+        "rated": None if page.rated is None else page.rated.astype(np.uint16),
     }
     arrays |= _similarity(page)
     return {name: array for name, array in arrays.items() if array is not None}
@@ -92,6 +97,10 @@ def _gate_rows(page: Page, shown: NDArray[np.int64], order: NDArray[np.int64]) -
         bits = ordered[:, gates // 8] >> (7 - gates % 8).astype(np.uint8) & 1
         rows[start : start + GATES_AT_ONCE] = np.packbits(bits, axis=0).T
     return rows
+
+
+def _uint32(array: NDArray[Any] | None, columns: NDArray[np.int64]) -> NDArray[np.uint32] | None:
+    return None if array is None else array[:, columns].astype(np.uint32)
 
 
 def _float32(

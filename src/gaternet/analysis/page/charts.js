@@ -105,26 +105,27 @@ function entropy(gates) {
 function histogram(values, low, high, steps) {
   const counts = new Array(steps).fill(0);
   for (const value of values) {
-    counts[Math.min(steps - 1, Math.floor(((value - low) / (high - low)) * steps))]++;
+    // Multiplied first: of whole numbers at the edge of a step the quotient is exact.
+    counts[Math.min(steps - 1, Math.floor(((value - low) * steps) / (high - low)))]++;
   }
   return { counts, middles: counts.map((_, at) => low + ((at + 0.5) * (high - low)) / steps) };
 }
 
 function rates(gates) {
   const steps = 50;
-  const of = (rate) => histogram(Array.from({ length: gates.width }, (_, gate) => rate(gate)), 0, 1, steps);
-  const told = (name, { counts, middles }) => ({
-    name, x: middles.map((v) => 100 * v), y: counts, hoverinfo: "text",
-    text: counts.map((n, at) => `${number(n)} gates open for ${2 * at}–${2 * at + 2} %<br>of ${name}`),
-  });
+  const told = (name, opened, images) => {
+    const { counts } = histogram(opened, 0, images, steps);
+    return { name, x: counts.map((_, at) => 2 * at + 1), y: counts, hoverinfo: "text",
+      text: counts.map((n, at) => `${number(n)} gates open for ${2 * at}–${2 * at + 2} %<br>of ${name}`) };
+  };
   const traces = [{
-    ...told("all images", of((gate) => gates.rate(gate))), type: "bar", textposition: "none",
+    ...told("all images", gates.gateCounts, gates.count), type: "bar", textposition: "none",
     marker: { color: "#56b4e9" },
   }];
-  const own = state.chosen === null ? null : gates.classRates(state.chosen);
+  const own = state.chosen === null ? null : gates.countsOf(state.chosen);
   if (own) {
     traces.push({
-      ...told(className(gates), of((gate) => own[gate])), type: "scatter", mode: "lines",
+      ...told(className(gates), own, gates.classSizes[state.chosen]), type: "scatter", mode: "lines",
       line: { color: CLASS, shape: "hvh", width: 2 },
     });
   }
@@ -209,83 +210,6 @@ function information(gates) {
   });
 }
 
-function similarity(gates) {
-  if (gates.similarity) heatMap(gates);
-  else nearest(gates);
-}
-
-function heatMap(gates) {
-  const count = gates.classes.length;
-  const names = gates.classes.map((name) => plain(short(name, 16)));
-  $("similarity-about").textContent = ": the share of input-dependent gates that two images have alike, mean";
-  const cells = names.map((_, row) => Array.from(gates.similarity.subarray(row * count, (row + 1) * count)));
-  const shown = cells.map((row) => row.map((value) => (Number.isNaN(value) ? null : value)));
-  const ticks = names.map((_, index) => index);
-  const outline = state.chosen === null ? [] : [[-0.5, count - 0.5, state.chosen - 0.5, state.chosen + 0.5]];
-  plot("fig-similarity", "Heat map: similarity of each two classes by their gates", [{
-    type: "heatmap", z: shown, colorscale: "Viridis", hoverinfo: "text", xgap: 1, ygap: 1,
-    text: cells.map((row, a) => row.map((value, b) => `${names[a]}, ${names[b]}: ${known(value)}`)),
-    texttemplate: count <= 12 ? "%{z:.2f}" : "", textfont: { size: 11 },
-    colorbar: { thickness: 12 },
-  }], layout("", "", {
-    xaxis: { tickvals: ticks, ticktext: names, tickangle: -40, showgrid: false },
-    yaxis: { tickvals: ticks, ticktext: names, autorange: "reversed", showgrid: false },
-    shapes: outline.map(([x0, x1, y0, y1]) => ({ type: "rect", x0, x1, y0, y1, line: { color: CLASS, width: 3 } })),
-  }));
-}
-
-const known = (value) => (Number.isNaN(value) ? "not known" : number(value, 3));
-
-/** Of very many classes those most like the chosen one. */
-function nearest(gates) {
-  const chosen = state.chosen ?? 0;
-  const count = gates.nearest.length / gates.classes.length;
-  const of = (array) => [...array.subarray(chosen * count, (chosen + 1) * count)];
-  const row = of(gates.nearness).filter((value) => !Number.isNaN(value));
-  const order = of(gates.nearest).slice(0, row.length);
-  $("similarity-about").textContent = `: the ${row.length} classes most like ${short(gates.classes[chosen], 40)}`;
-  plot("fig-similarity", "Bars: the classes most like the chosen one", [{
-    type: "bar", orientation: "h", x: row, y: order.map((_, at) => at),
-    marker: { color: "#009e73" }, hoverinfo: "text", textposition: "none",
-    text: order.map((c, at) => `${plain(short(gates.classes[c], 60))}: ${number(row[at], 3)}`),
-  }], layout("similarity", "", {
-    yaxis: { autorange: "reversed", tickvals: order.map((_, at) => at), ticktext: order.map((c) => plain(short(gates.classes[c], 26))) },
-  }));
-}
-
-/** Gates whose rate in a class is furthest from that in all other images. */
-function specialGates(gates, label, most = 24) {
-  const own = gates.classRates(label);
-  const size = gates.classSizes[label];
-  const others = gates.count - size;
-  if (!own || !others) return [];
-  const found = Array.from(own, (rate, gate) => {
-    const elsewhere = (gates.gateCounts[gate] - rate * size) / others;
-    return { gate, rate, elsewhere, apart: Math.abs(rate - elsewhere) };
-  });
-  return found.sort((a, b) => b.apart - a.apart || a.gate - b.gate).slice(0, most);
-}
-
-function special(gates) {
-  if (state.chosen === null) {
-    $("special-about").textContent = ": choose a class to see those it opens or closes most unlike the others";
-    $("special").replaceChildren();
-    return;
-  }
-  $("special-about").textContent = ` of ${short(gates.classes[state.chosen], 40)}, by the difference to all other images`;
-  const columns = ["gate", "of the class", "of the others", "difference"];
-  const rows = specialGates(gates, state.chosen).map(({ gate, rate, elsewhere }) => {
-    const button = element("button", { type: "button", title: "Show on the map who opens it" }, gates.gateName(gate));
-    button.onclick = () => {
-      change({ gate });
-      $("map").scrollIntoView({ block: "center" });
-    };
-    const away = 100 * (rate - elsewhere);
-    return [button, percent(rate, 1), percent(elsewhere, 1), `${away > 0 ? "+" : "−"}${number(Math.abs(away), 1)}`];
-  });
-  $("special").replaceChildren(table(columns, rows));
-}
-
 function costs(gates) {
   const unit = gates.macs ? (gates.backboneMacs ? gates.backboneMacs / 100 : 1e6) : 1;
   const values = Float64Array.from(gates.macs || gates.openCounts, (value) => value / unit);
@@ -325,12 +249,15 @@ function drawCharts(gates, changed) {
     kinds(gates);
     entropy(gates);
     if (gates.mutualInformation && gates.width) information(gates);
+    if (gates.bars.length) swaps(gates);
+    if (gates.splitRates) otherSplit(gates);
   }
   if (!has("start") && !has("chosen")) return;
   layers(gates);
   rates(gates);
   openGates(gates);
   if (gates.similarity || gates.nearest) similarity(gates);
+  classLayers(gates);
   special(gates);
   costs(gates);
   for (const span of document.querySelectorAll(".of-class")) {

@@ -17,6 +17,15 @@ class PageTable:
     rows: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True)
+class PageBar:
+    """An accuracy, 0 to 1, and half the width of its 95 % interval."""
+
+    name: str
+    accuracy: float
+    interval: float
+
+
 @dataclass(frozen=True, eq=False)
 class Page:
     """N images of C classes with their G gates, and what was found out about them.
@@ -41,6 +50,13 @@ class Page:
     """(N,), the class of each image."""
     names: tuple[str, ...] | None = None
     """What the images are called; none: their number."""
+    numbers: NDArray[np.integer] | None = None
+    """(N,), ascending, the place of each image in its split; none: 0 … N − 1."""
+    drawn_from: int | None = None
+    """Images that these were drawn from at random; none: these are all."""
+    shown: NDArray[np.integer] | None = None
+    """(D,), ascending, the gates that are shown one by one; the others are the same for every
+    image. None: those that depend on the input, of images without labels all."""
     confidences: NDArray[np.floating] | None = None
     """(N,), the probability of the predicted class."""
     embedding: NDArray[np.floating] | None = None
@@ -54,9 +70,23 @@ class Page:
     backbone_macs: int | None = None
     """Of the plain backbone, for each image."""
     rates: NDArray[np.floating] | None = None
-    """(C, G), how often a class opens each gate, over other images; a row of NaN is not known."""
+    """(R, G), how often classes open each gate, over other images."""
+    rated: NDArray[np.integer] | None = None
+    """(R,), the classes of which there are `rates`."""
     rates_of: str | None = None
     """The images that `rates` are of, in words."""
+    opening: NDArray[np.integer] | None = None
+    """(E, G), places in the split of the images that open each gate most, the first one most."""
+    closing: NDArray[np.integer] | None = None
+    """(E, G), of those that close it most."""
+    split_rates: NDArray[np.floating] | None = None
+    """(2, G), how often each gate is open over all images of this split, and of another."""
+    against: str | None = None
+    """The other split."""
+    bars: tuple[PageBar, ...] = ()
+    """Accuracies under other gates, that under each image's own first."""
+    chance: float | None = None
+    """Of the accuracies."""
     tables: tuple[PageTable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,7 +101,11 @@ class Page:
             "mutual_information": (gates,),
             "similarity": (classes, classes),
             "macs": (count,),
-            "rates": (classes, gates),
+            "numbers": (count,),
+            "opening": (0 if self.opening is None else len(self.opening), gates),
+            "closing": (0 if self.opening is None else len(self.opening), gates),
+            "split_rates": (2, gates),
+            "rates": (0 if self.rated is None else len(self.rated), gates),
         }
         if not count:
             raise ValueError("a page needs at least one image")
@@ -100,15 +134,10 @@ class Page:
         return counts
 
     def shown_gates(self) -> NDArray[np.int64]:
-        """Return the gates that are shown one by one, (D,): the input-dependent ones.
-
-        Of single images, which say little about that, they are those that depend on the input
-        where `rates` were taken, or all gates.
-        """
-        if self.labels is None and self.rates is None:
+        """Return the gates that are shown one by one, (D,)."""
+        if self.shown is not None:
+            return np.asarray(self.shown, dtype=np.int64)
+        if self.labels is None:
             return np.arange(self.gate_count)
-        shares = self.open_counts()[None] / len(self.bits)
-        if self.rates is not None:
-            known = self.rates[~np.isnan(self.rates).any(axis=1)]
-            shares = np.concatenate((shares, known))
-        return np.flatnonzero((shares > 0).any(axis=0) & (shares < 1).any(axis=0))
+        counts = self.open_counts()
+        return np.flatnonzero((counts > 0) & (counts < len(self.bits)))

@@ -86,24 +86,55 @@ class Gates {
     return Boolean(this.labels) && this.labels[image] !== this.predictions[image];
   }
 
+  /** The place of an image in the split that was analyzed. */
+  numberOf(image) {
+    return this.numbers ? this.numbers[image] : image;
+  }
+
+  /** The image at a place of the split, or null where it is not on the page. */
+  imageAt(place) {
+    const image = this.nearestTo(place);
+    return this.numberOf(image) === place ? image : null;
+  }
+
+  /** The places of the images that open or close a gate most. */
+  extremes(side, gate) {
+    const count = this[side].length / this.width;
+    return Array.from({ length: count }, (_, at) => this[side][at * this.width + gate]);
+  }
+
+  /** The image whose number is nearest. */
+  nearestTo(wanted) {
+    if (!this.numbers) return Math.max(0, Math.min(this.count - 1, wanted));
+    let best = 0;
+    this.numbers.forEach((place, image) => {
+      if (Math.abs(place - wanted) < Math.abs(this.numbers[best] - wanted)) best = image;
+    });
+    return best;
+  }
+
   nameOf(image) {
-    return this.names ? this.names[image] : `image ${number(image)}`;
+    return this.names ? this.names[image] : `image ${number(this.numberOf(image))}`;
   }
 
   rate(gate) {
     return this.gateCounts[gate] / this.count;
   }
 
+  /** For how many images of a class each gate is open, or null where there are none. */
+  countsOf(label) {
+    if (!this.classCounts || !this.classSizes[label]) return null;
+    return this.classCounts.subarray(label * this.width, (label + 1) * this.width);
+  }
+
   /** How often a class opens each gate, or null where that is not known. */
   classRates(label) {
-    const { width } = this;
     if (this.rates) {
-      const known = this.rates.subarray(label * width, (label + 1) * width);
-      return known.length && !Number.isNaN(known[0]) ? known : null;
+      const row = this.rated.indexOf(label);
+      return row < 0 ? null : this.rates.subarray(row * this.width, (row + 1) * this.width);
     }
-    if (!this.classCounts || !this.classSizes[label]) return null;
-    const counts = this.classCounts.subarray(label * width, (label + 1) * width);
-    return Float32Array.from(counts, (n) => n / this.classSizes[label]);
+    const counts = this.countsOf(label);
+    return counts && Float32Array.from(counts, (n) => n / this.classSizes[label]);
   }
 
   openIn(image, layer) {
@@ -127,8 +158,13 @@ class Gates {
 
   /** Name a gate by its layer and its place there, which starts at 0. */
   gateName(gate) {
-    const layer = this.layers[this.layerOf[gate]];
-    return `${layer.name}, gate ${this.shown[gate] - layer.first}`;
+    return this.nameOfColumn(this.shown[gate]);
+  }
+
+  /** Name any gate of the network. */
+  nameOfColumn(column) {
+    const layer = this.layers.find(({ first, gates }) => column < first + gates);
+    return `${layer.name}, gate ${column - layer.first}`;
   }
 
   /** Draw an image into a square of a canvas. */

@@ -68,11 +68,13 @@ function fillHeader(gates) {
   $("title").textContent = gates.title;
   let wrong = 0;
   for (let image = 0; image < gates.count; image++) wrong += gates.isWrong(image);
-  const images = `${number(gates.count)} ${gates.count === 1 ? "image" : "images"}`;
+  const images = gates.drawnFrom
+    ? `${number(gates.count)} of ${number(gates.drawnFrom)} images, drawn at random`
+    : `${number(gates.count)} ${gates.count === 1 ? "image" : "images"}`;
   const facts = gates.labels
     ? [images, `${number(gates.classes.length)} classes`,
       `${number(gates.width)} of ${number(gates.gates)} gates depend on the input`,
-      `${percent(wrong / gates.count, 2)} wrongly classified`]
+      `${percent(wrong / gates.count, 2)} ${gates.drawnFrom ? "of these " : ""}wrongly classified`]
     : [images, `${number(gates.gates)} gates`,
       gates.ratesOf ? `means of classes over ${gates.ratesOf}` : "no means of classes to compare with"];
   $("facts").textContent = facts.join(" · ");
@@ -85,6 +87,7 @@ function fillHeader(gates) {
     statistics: gates.labels, tables: gates.tables.length,
     similarity: (gates.similarity || gates.nearest) && gates.classes.length > 1,
     mutualInformation: gates.mutualInformation && gates.width,
+    comparisons: gates.bars.length || gates.splitRates, swaps: gates.bars.length, agreement: gates.splitRates,
   };
   for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !needs[part.dataset.needs];
   $("nav").hidden = !gates.labels && !gates.tables.length;
@@ -118,11 +121,11 @@ function fillHeads(gates) {
   state.pair.forEach((_, slot) => {
     const canvas = element("canvas", { "aria-hidden": "true" });
     const field = element("input", {
-      type: "number", min: 0, max: gates.count - 1, "aria-label": `Number of image ${"AB"[slot]}`,
+      type: "number", min: gates.numberOf(0), max: gates.numberOf(gates.count - 1), "aria-label": `Number of image ${"AB"[slot]}`,
     });
     field.onchange = () => {
-      const image = Math.max(0, Math.min(gates.count - 1, Math.round(Number(field.value)) || 0));
-      field.value = image;
+      const image = gates.nearestTo(Math.round(Number(field.value)) || 0);
+      field.value = gates.numberOf(image);
       change({ active: slot });
       compare(image);
     };
@@ -145,7 +148,7 @@ function showHeads(gates) {
     head.pick.setAttribute("aria-pressed", active);
     head.hidden = gates.count === 1 && slot === 1;
     const context = sharp(head.canvas, 96, 96);
-    head.field.value = image ?? "";
+    head.field.value = image === null ? "" : gates.numberOf(image);
     if (image === null) {
       head.told.replaceChildren(element("p", { className: "caption" }, "Shift-click an image to compare."));
       return;
@@ -254,6 +257,7 @@ async function start() {
     showHeads(gates);
     showPairAbout(gates);
     showNumbers(gates);
+    showExtremes(gates);
     map.marks.clear();
     map.paint();
     strips.paint();

@@ -7,52 +7,67 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from gaternet.analysis.classes import class_agreement, mutual_information
+from gaternet.analysis.derived import Derived
 from gaternet.analysis.findings import Findings, Measured
-from gaternet.analysis.page.contents import Page, PageTable
+from gaternet.analysis.missing import PAGE_CLASSES
+from gaternet.analysis.page.contents import Page, PageBar, PageTable
 from gaternet.analysis.page.sprite import tile_size
 from gaternet.analysis.sampling import some_rows
 from gaternet.analysis.split_record import SplitRecord
+from gaternet.analysis.statistics import opening_rates
+from gaternet.analysis.swaps import OWN, Swap
 from gaternet.data.batches import Batch
 
 MOST_IMAGES = 10_000
 """On a page; of more, so many are drawn at random."""
-MOST_CLASSES = 1000
-"""With more classes their similarity is not on the page."""
 
 
 def report_page(
     found: Findings,
     record: SplitRecord,
+    derived: Derived,
     measured: Measured,
     batches: Iterator[Batch],
-    macs: NDArray[np.float64],
 ) -> Page:
     """Return the page of a split: its images in the plane where they were embedded.
 
     batches: the split's images, (N, C, H, W) uint8, in any order
-    macs: (N,), multiply-accumulates that each image of the record needs
     """
-    embedding = measured.embedding
+    embedding, extremes = measured.embedding, record.extremes
     rows = some_rows(len(record), MOST_IMAGES) if embedding is None else embedding.rows
     rows, first = np.sort(rows[:MOST_IMAGES]), np.argsort(rows[:MOST_IMAGES], kind="stable")
-    every = len(rows) == len(record)
+    places = record.index[rows]
     return Page(
         title=f"{found.recipe} on {found.data}, {found.split} images",
         classes=record.classes,
         slices=record.gates.slices,
         bits=record.gates.bits[rows],
-        images=_pictures(batches, record.index[rows]),
+        images=_pictures(batches, places),
         predictions=record.predictions[rows],
         labels=record.labels[rows],
-        names=None if every else tuple(f"image {number:,}" for number in record.index[rows]),
+        numbers=None if np.array_equal(places, np.arange(len(places))) else places,
+        drawn_from=None if len(rows) == len(record) else len(record),
+        shown=record.gates.dependent(),
         embedding=None if embedding is None else embedding.points[first],
-        mutual_information=mutual_information(record),
-        similarity=class_agreement(record) if len(record.classes) <= MOST_CLASSES else None,
-        macs=macs[rows],
+        mutual_information=derived.information,
+        similarity=derived.agreement if len(record.classes) <= PAGE_CLASSES else None,
+        macs=derived.macs[rows],
         backbone_macs=found.costs.backbone,
+        opening=extremes.opening,
+        closing=extremes.closing,
+        split_rates=_split_rates(record, measured),
+        against=measured.against,
+        bars=tuple(PageBar(swap.gates, swap.accuracy, swap.interval) for swap in found.swaps),
+        chance=found.probes.chance if found.probes else None,
         tables=tuple(_tables(found)),
     )
+
+
+def _split_rates(record: SplitRecord, measured: Measured) -> NDArray[np.float64] | None:
+    """Return how often each gate is open on this split and on the other one, (2, G)."""
+    if measured.other is None:
+        return None
+    return np.stack((opening_rates(record.gates), opening_rates(measured.other.gates)))
 
 
 def _pictures(batches: Iterator[Batch], index: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -76,6 +91,12 @@ def _pictures(batches: Iterator[Batch], index: NDArray[np.int64]) -> NDArray[np.
     return pictures
 
 
+def _change(swap: Swap) -> tuple[str, str]:
+    if swap.gates == OWN:
+        return "", ""
+    return f"{100 * swap.change:+.2f}".replace("-", "−"), f"± {100 * swap.interval:.2f}"
+
+
 def _tables(found: Findings) -> Iterator[PageTable]:
     """Yield what has no figure of its own."""
     if found.swaps:
@@ -88,8 +109,7 @@ def _tables(found: Findings) -> Iterator[PageTable]:
                     swap.gates,
                     f"{swap.images:,}",
                     f"{100 * swap.accuracy:.2f} %",
-                    f"{100 * swap.change:+.2f}".replace("-", "−"),
-                    f"± {100 * swap.interval:.2f}",
+                    *_change(swap),
                 )
                 for swap in found.swaps
             ),

@@ -7,7 +7,6 @@ class ImageMap {
   constructor(gates, tip) {
     Object.assign(this, { gates, tip, canvas: $("map"), marks: new Map() });
     this.view = { x: 0.5, y: 0.5, zoom: 1 };
-    this.hovered = null;
     this._listen();
     new ResizeObserver(() => this.resize()).observe(this.canvas.parentElement);
     this.resize();

@@ -13,10 +13,6 @@ class Strips {
     this.resize();
   }
 
-  get slots() {
-    return state.pair.filter((image) => image !== null).length;
-  }
-
   resize() {
     [this.wide, this.high] = [this.box.clientWidth, this.box.clientHeight];
     this.context = sharp(this.canvas, this.wide, this.high);

@@ -13,9 +13,12 @@ import numpy as np
 from gaternet.analysis.page.arrays import pack, page_arrays
 from gaternet.analysis.page.contents import Page
 from gaternet.analysis.page.sprite import make_sprite
-from gaternet.errors import UserError
+from gaternet.disk import make_directory, write_file
 
-PROGRAMS = ("text.js", "data.js", "state.js", "scatter.js", "strips.js", "charts.js", "main.js")
+PROGRAMS = (
+    *("text.js", "data.js", "state.js", "scatter.js", "strips.js", "extremes.js", "charts.js"),
+    *("classes.js", "comparisons.js", "main.js"),
+)
 """In the order in which they are put together."""
 
 
@@ -24,14 +27,9 @@ def write_page(page: Page, path: Path) -> None:
 
     Raises UserError where the disk does not take it; what was there before then stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(render(page), encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    make_directory(path.parent)
+    # Names of files may have bytes that are no text.
+    write_file(path, render(page).encode("utf-8", "replace").decode("utf-8"))
 
 
 def render(page: Page) -> str:
@@ -46,11 +44,14 @@ def render(page: Page) -> str:
         "layers": _layers(page),
         "images": len(page.bits),
         "gates": page.gate_count,
+        "drawnFrom": page.drawn_from,
         "names": page.names,
         "ratesOf": page.rates_of,
         "backboneMacs": page.backbone_macs,
         "sprite": {"columns": sprite.columns, "width": sprite.width, "height": sprite.height},
-        "imageSize": page.images.shape[1:3],
+        "against": page.against,
+        "bars": [asdict(bar) for bar in page.bars],
+        "chance": page.chance,
         "tables": [asdict(table) for table in page.tables],
         "arrays": arrays,
     }

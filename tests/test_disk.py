@@ -1,0 +1,28 @@
+"""Files and directories where the disk has something against them: a line, and nothing is left."""
+
+from pathlib import Path
+
+import pytest
+
+from gaternet.disk import make_directory, write_file
+from gaternet.errors import UserError
+
+
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("taken")
+    for file in (tmp_path / "file" / "new", tmp_path / ("n" * 253), tmp_path / "absent" / "new"):
+        with pytest.raises(UserError, match=f"cannot write {file}"):
+            write_file(file, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_directories_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(UserError, match=r"cannot write into .*file: it is a file"):
+        make_directory(tmp_path / "file")
+    for name in (Path("file", "new"), "n" * 300):
+        with pytest.raises(UserError, match="cannot write into"):
+            make_directory(tmp_path / name)
+    make_directory(tmp_path / "a" / "b")
+    make_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
