@@ -563,6 +563,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has had enough, as `head` has; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"gaternet: {error.filename}: {error.strerror}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("gaternet: interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130

@@ -7,7 +7,8 @@ given in place of another file it is told by its first bytes, and the message sa
 import json
 import pickletools
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,15 +50,21 @@ def size_of(file: Path) -> int:
     return status.st_size
 
 
+@contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Make a UserError that names `path` of what the system says of it in the body."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 def read_bytes(file: Path, limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes; raise UserError otherwise."""
     if (size := size_of(file)) > limit:
         raise UserError(f"{file} has {size:,} bytes: such a file has at most {limit:,}")
-    try:
-        with file.open("rb") as stream:
-            return stream.read(limit)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    with reaching(file), file.open("rb") as stream:
+        return stream.read(limit)
 
 
 def read_json(file: Path) -> Any:
