@@ -26,7 +26,7 @@ from gaternet.compression.network import CompressedBackbone
 from gaternet.compression.plan import CompressionPlan
 from gaternet.disk import new_directory
 from gaternet.errors import DamagedCheckpointWarning, UserError
-from gaternet.fitting import built, check_fits, mismatch
+from gaternet.fitting import built, check_fits, compare, mismatch
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
 from gaternet.given_files import MAX_JSON_BYTES, describe_pickle_file, reaching, size_of, validate
@@ -233,7 +233,12 @@ def load(directory: str | Path, *, strict: bool = False) -> nn.Module:
         config = validate(ModelConfig, values)
     except ValueError as error:
         raise UserError(f"{file}: not a model of this version: {error}") from None
-    check_fits(config, tensor_files.read_shapes(_verified(path, f"{MODEL}.safetensors")), path)
+    stored = tensor_files.read_shapes(_verified(path, f"{MODEL}.safetensors"))
+    check_fits(config, stored, path)
+    if config.local is not None or (config.gater is not None and config.gater.features is None):
+        with torch.device("meta"):  # what their first layers see is found in the network alone
+            drafted = built(lambda: build(config), file)
+        compare(_shapes(drafted), stored, path)
     model = built(lambda: build(config), file)
     load_weights(model, tensor_files.read_tensors(path / f"{MODEL}.safetensors"), path)
     return model.eval()
