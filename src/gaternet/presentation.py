@@ -1,8 +1,6 @@
 """How results look in a terminal, or as JSON and nothing else."""
 
-import json
 import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby, pairwise
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from gaternet.output import json_text, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -374,10 +374,10 @@ def cells(gates: Sequence[int], most: int = MOST_CELLS) -> str:
 
 
 def _likeliest(prediction: "Prediction") -> Table:
-    table = _table(prediction.image, "probability")
+    table = _table(printable(prediction.image), "probability")
     likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
     for name, p in list(likeliest)[:SHOWN_CLASSES]:
-        table.add_row(name, f"{100 * p:.1f} %")
+        table.add_row(printable(name), f"{100 * p:.1f} %")
     return table
 
 
@@ -520,5 +520,4 @@ def _share(count: float, total: int) -> str:
 
 
 def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2)
-    print()
+    print(json_text(value))
