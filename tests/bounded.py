@@ -89,10 +89,10 @@ def assert_refused(outcome: Outcome, message: str) -> None:
     """Check the error, that it is one line, and that little memory and time went into it."""
     __tracebackhide__ = True
     assert outcome.kind == "UserError", outcome
-    assert re.search(message, outcome.message)
+    assert re.search(message, outcome.message), outcome
     assert "\n" not in outcome.message
-    assert outcome.memory < MEMORY
-    assert outcome.seconds < SECONDS
+    assert outcome.memory < MEMORY, outcome
+    assert outcome.seconds < SECONDS, outcome
 
 
 def sparse(name: str, size: int) -> Callable[[Path], None]:

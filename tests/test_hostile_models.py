@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import bounded
 import gaternet
@@ -85,6 +85,50 @@ def long_header(model: Path) -> None:
     sign_again(model)
 
 
+def wide_heads(model: Path) -> None:
+    """Local gates of wide heads, stored as if each saw one channel."""
+    values = json.loads((model / "model.json").read_text())
+    values |= {"gater": None, "local": {"granularity": "branches", "bottleneck": WIDE}}
+    head = {"fc1.weight": [WIDE, 1], "fc1.bias": [WIDE], "fc2.weight": [1, WIDE], "fc2.bias": [1]}
+    points = range(len(values["points"]))
+    described(model, values, {f"heads.{i}.{k}": shape for i in points for k, shape in head.items()})
+
+
+def wide_gater(model: Path) -> None:
+    """A wide gater that does not say how much it sees, stored as if it were one number."""
+    values = json.loads((model / "model.json").read_text())
+    values["gater"] |= {"features": None, "bottleneck": WIDE}
+    values["points"] = values["points"][:1]
+    gates = values["points"][0]["channels"]
+    head = {"fc1.weight": [WIDE, 1], "fc1.bias": [WIDE], "fc2.weight": [gates, WIDE]}
+    described(model, values, {f"gater.head.{name}": shape for name, shape in head.items()})
+
+
+def described(model: Path, values: dict[str, Any], heads: dict[str, list[int]]) -> None:
+    """Store other values, and of the weights the networks' own and zeros for some heads."""
+    weights = load_file(model / "model.safetensors")
+    weights = {name: t for name, t in weights.items() if not name.startswith("gater.head")}
+    weights |= {name: torch.zeros(shape) for name, shape in heads.items()}
+    (model / "model.json").write_text(json.dumps(values))
+    save_file(weights, model / "model.safetensors")
+    sign_again(model)
+
+
+def one_more(entry: dict[str, Any]) -> Callable[[Path], None]:
+    """Put a tensor without numbers behind the others."""
+
+    def harm(model: Path) -> None:
+        file = model / "model.safetensors"
+        content = file.read_bytes()
+        end = 8 + struct.unpack("<Q", content[:8])[0]
+        start = len(content) - end
+        tensors = json.loads(content[8:end]) | {"more": entry | {"data_offsets": [start, start]}}
+        file.write_bytes(header(tensors) + content[end:])
+        sign_again(model)
+
+    return harm
+
+
 def other_numbers(dtype: torch.dtype) -> Callable[[Path], None]:
     def harm(model: Path) -> None:
         network = gaternet.load(model).state_dict()
@@ -99,6 +143,7 @@ def larger_before(model: dict[str, Any]) -> None:
     model["plan"] = plan_of("stage1.block1.bn2", 4, 4)
 
 
+WIDE = 2**20
 MANY = {f"t{i}": tensor([0], 0, 0) for i in range(40_000)}
 SOME = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
 
@@ -117,6 +162,8 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "side": (backbone(image_size=HUGE), "images of 1000000000 pixels"),
     "bottleneck": (gater(bottleneck=HUGE), r"gater\.head\.fc1\.weight .* here"),
     "features": (gater(features=HUGE), r"gater\.head\.fc1\.weight .* here"),
+    "wide heads": (wide_heads, r"heads\.0\.fc1\.weight is \(1048576, 1\) there"),
+    "wide gater": (wide_gater, r"gater\.head\.fc1\.weight is \(1048576, 1\) there"),
     "glance": (gater(input_size=HUGE), "images of 1000000000 pixels"),
     "no extractor": (edited(lambda m: m["gater"].pop("extractor")), "Field required"),
     "neither": (edited(lambda m: m.update(gater=None)), "weights of another model"),
@@ -133,7 +180,8 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "digits": (backbone(classes=10**400), "no such model can be built"),
     "more digits": (replaced("model.json", b"1" * 10_000), "model.json is damaged"),
-    "exponent": (replaced("model.json", b'{"threshold": 1e999}'), "not a model of this version"),
+    "exponent": (replaced("model.json", b'{"threshold": 1e999}'), "1e999 is larger than numbers"),
+    "endless": (edited(lambda m: m.update(threshold=float("-inf"))), "-Infinity is no number"),
     "no number": (edited(lambda m: m.update(threshold=float("nan"))), "NaN is no number"),
     "text for a number": (backbone(classes="10"), "backbone.classes: .* valid integer"),
     "true for a number": (backbone(channels=True), "backbone.channels: .* valid integer"),
@@ -164,6 +212,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "entries": (weights(header(MANY)), "weights of another model"),
     "beyond the file": (weights(header({"a": tensor([HUGE], 0, 4 * HUGE)})), "cannot be read"),
     "shape": (weights(header({"a": tensor([HUGE], 0, 8)}, 8)), "cannot be read"),
+    "beyond 64 bits": (one_more(tensor([0, 2**64 - 1], 0, 0)), "'more' has a side of more than"),
     "overflow": (weights(header({"a": tensor([2**62, 4], 0, 8)}, 8)), "cannot be read"),
     "overlap": (
         weights(header({"a": tensor([2], 0, 8), "b": tensor([2], 4, 12)}, 12)),

@@ -26,10 +26,10 @@ from gaternet.compression.network import CompressedBackbone
 from gaternet.compression.plan import CompressionPlan
 from gaternet.disk import new_directory
 from gaternet.errors import DamagedCheckpointWarning, UserError
-from gaternet.fitting import built, check_fits, mismatch
+from gaternet.fitting import built, check_fits, compare, mismatch
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
-from gaternet.given_files import MAX_JSON_BYTES, describe_pickle_file, size_of, validate
+from gaternet.given_files import MAX_JSON_BYTES, describe_pickle_file, reaching, size_of, validate
 from gaternet.given_files import read_json as read_json_file
 from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
@@ -222,14 +222,18 @@ def load(directory: str | Path, *, strict: bool = False) -> nn.Module:
 
     Raises UserError where the directory holds no model or a file of it was altered.
     """
-    checkpoints = Path(directory) / "checkpoints"
-    if checkpoints.is_dir():
-        found = verify_newest(checkpoints, strict=strict)
-    else:
-        found = verify(Path(directory))
-    config = found.read_config()
-    check_fits(config, found.read_shapes(MODEL), found.path)
-    model = built(lambda: build(config), found.path / f"{MODEL}.json")
+    path = Path(directory)
+    with reaching(path):
+        is_run = (path / "checkpoints").is_dir()
+    found = verify_newest(path / "checkpoints", strict=strict) if is_run else verify(path)
+    config, stored = found.read_config(), found.read_shapes(MODEL)
+    check_fits(config, stored, found.path)
+    file = found.path / f"{MODEL}.json"
+    if config.local is not None or (config.gater is not None and config.gater.features is None):
+        with torch.device("meta"):  # what their first layers see is found in the network alone
+            drafted = built(lambda: build(config), file)
+        compare(_shapes(drafted), stored, found.path)
+    model = built(lambda: build(config), file)
     load_weights(model, found.read_tensors(MODEL), found.path)
     return model.eval()
 
@@ -259,9 +263,7 @@ def write(
     """
     with new_directory(directory, _bytes_needed(tensors, values)) as partial:
         for name, group in tensors.items():
-            # A copy each: safetensors refuses tensors that share memory.
-            packed = {key: t.detach().cpu().contiguous().clone() for key, t in group.items()}
-            save_file(packed, partial / f"{name}.safetensors")
+            _save_tensors(group, partial / f"{name}.safetensors")
         for name, value in values.items():
             (partial / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n")
         manifest = {
@@ -269,6 +271,15 @@ def write(
             for file in sorted(partial.iterdir())
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    # A copy each: safetensors refuses tensors that share memory.
+    packed = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(packed, file)
+    file.chmod(mode)  # safetensors leaves it to its owner alone, whatever the umask says
 
 
 def _bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> int:
@@ -316,14 +327,17 @@ class Verified:
 def verify(directory: Path) -> Verified:
     """Return a checkpoint; raise UserError unless all of its files are there, unaltered."""
     file = directory / MANIFEST
-    if not file.exists():
+    with reaching(file):
+        is_listed = file.exists()
+    if not is_listed:
         raise UserError(_no_model(directory))
     try:
         expected = validate(dict[str, _Listed], read_json_file(file))
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}") from None
     for name, listed in expected.items():
-        _check_file(directory, name, listed)
+        with reaching(directory / name):
+            _check_file(directory, name, listed)
     return Verified(directory, frozenset(expected))
 
 
@@ -387,8 +401,10 @@ def position(path: Path) -> tuple[int, int]:
 
 def finished(checkpoints: Path) -> list[Path]:
     """Return a run's checkpoints, the newest last."""
-    found = (path for path in checkpoints.glob("epoch-*") if _NAME.fullmatch(path.name))
-    return sorted((path for path in found if path.is_dir()), key=position)
+    with reaching(checkpoints):  # which glob would take for an empty one where it is closed
+        children = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
+        found = (path for path in children if _NAME.fullmatch(path.name))
+        return sorted((path for path in found if path.is_dir()), key=position)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from gaternet.errors import DamagedCheckpointWarning, Interrupted, UsageError, UserError
 from gaternet.flags import REGISTRY
+from gaternet.output import printable
 from gaternet.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -614,12 +615,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _warnings_in_a_line():
             _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        print(f"gaternet: {error}", file=sys.stderr)
+        print(f"gaternet: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read the output has had enough, as `head` has; nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"gaternet: {printable(str(error.filename))}: {error.strerror}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("gaternet: interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
@@ -635,7 +641,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 
         def tell(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, DamagedCheckpointWarning):
-                print(f"gaternet: warning: {message}", file=sys.stderr)
+                print(f"gaternet: warning: {printable(str(message))}", file=sys.stderr)
             else:
                 show(message, category, *where, **more)
 

@@ -31,8 +31,9 @@ T = TypeVar("T")
 def check_fits(config: "ModelConfig", stored: Shapes, source: Path) -> None:
     """Raise UserError, naming `source`, unless weights of these shapes are such a model's.
 
-    Backbone, gater and the heads' last layers are compared, on the meta device: no memory is taken
-    for them. Loading the weights then compares the rest.
+    Backbone, extractor and the layers that this file says all about are compared, on the meta
+    device: no memory is taken for them. What the network itself decides, the width of what a head
+    sees, is `compare`'s matter. Loading the weights then compares the rest.
     """
     _check_sizes(config, source)
     if config.plan is None:
@@ -40,7 +41,7 @@ def check_fits(config: "ModelConfig", stored: Shapes, source: Path) -> None:
     prefix = "backbone." if config.gated else ""
     backbone = _shapes_of(config.backbone, source)
     if config.plan is None:
-        _compare({prefix + name: shape for name, shape in backbone.items()}, stored, source)
+        compare({prefix + name: shape for name, shape in backbone.items()}, stored, source)
     elif _count(backbone) > max(_MOST_REMOVED * _count(stored), _SMALL):
         raise UserError(
             f"{source}: weights of another model: {_count(backbone):,} before compression, "
@@ -59,7 +60,7 @@ def check_fits(config: "ModelConfig", stored: Shapes, source: Path) -> None:
         width, whole = config.local.bottleneck, config.local.granularity == "branches"
         for index, count in enumerate(gates):
             expected[f"heads.{index}.fc2.weight"] = (1 if whole else count, width)
-    _compare(expected, stored, source)
+    compare(expected, stored, source)
 
 
 def built(build: Callable[[], T], source: Path) -> T:
@@ -111,7 +112,8 @@ def _shapes_of(config: BackboneConfig, source: Path) -> Shapes:
     return built(create, source)
 
 
-def _compare(expected: Mapping[str, tuple[int, ...]], stored: Shapes, source: Path) -> None:
+def compare(expected: Mapping[str, tuple[int, ...]], stored: Shapes, source: Path) -> None:
+    """Raise UserError, naming `source`, unless these tensors are stored in these shapes."""
     for name in sorted(expected):
         if expected[name] != stored.get(name):
             raise UserError(mismatch(source, name, stored.get(name), expected[name]))

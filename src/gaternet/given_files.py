@@ -7,10 +7,12 @@ given in place of another file it is told by its first bytes, and the message sa
 import json
 import pickletools
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from math import isinf
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,15 +51,21 @@ def size_of(file: Path) -> int:
     return status.st_size
 
 
+@contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Make a UserError that names `path` of what the system says of it in the body."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 def read_bytes(file: Path, limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes; raise UserError otherwise."""
     if (size := size_of(file)) > limit:
         raise UserError(f"{file} has {size:,} bytes: such a file has at most {limit:,}")
-    try:
-        with file.open("rb") as stream:
-            return stream.read(limit)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    with reaching(file), file.open("rb") as stream:
+        return stream.read(limit)
 
 
 def read_json(file: Path) -> Any:
@@ -75,15 +83,17 @@ def read_json(file: Path) -> Any:
 def parse_json(content: bytes) -> Any:
     """Return what JSON text stands for.
 
-    Raises ValueError, in words, for what is no JSON in UTF-8, has a key twice, NaN for a number,
-    more than `MAX_CONTAINERS` objects and arrays or `MAX_DEPTH` levels of them, or a text of more
-    than `MAX_TEXT` characters.
+    Raises ValueError, in words, for what is no JSON in UTF-8, has a key twice, a number that is not
+    finite, more than `MAX_CONTAINERS` objects and arrays or `MAX_DEPTH` levels of them, or a text
+    of more than `MAX_TEXT` characters.
     """
     if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
         raise ValueError(f"it has more than {MAX_CONTAINERS:,} objects and arrays")
     try:
         text = content.decode()
-        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        values = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
+        )
     except UnicodeDecodeError:
         raise ValueError("it is no text in UTF-8") from None
     except RecursionError:
@@ -156,10 +166,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _constant(name: str) -> float:
-    if name == "NaN":
-        raise ValueError("NaN is no number")
-    return float(name)
+def _constant(name: str) -> NoReturn:
+    """Raise ValueError for NaN and Infinity, which are no JSON."""
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(f"{text[:80]} is larger than numbers are")
+    return number
 
 
 def _check_extent(values: object) -> None:

@@ -1,10 +1,10 @@
 """The pieces that results are printed with: tables, shares, JSON."""
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+from gaternet.output import json_text, printable
 
 if TYPE_CHECKING:
     from gaternet.commands import Prediction
@@ -33,14 +33,13 @@ def part_of(macs: float, backbone: int) -> str:
 
 def likeliest_classes(prediction: "Prediction") -> Table:
     """Return the likeliest classes of an image, and how likely."""
-    table = new_table(prediction.image, "probability")
+    table = new_table(printable(prediction.image), "probability")
     likeliest = zip(prediction.classes, prediction.probabilities, strict=True)
     for name, p in list(likeliest)[:SHOWN_CLASSES]:
-        table.add_row(name, f"{100 * p:.1f} %")
+        table.add_row(printable(name), f"{100 * p:.1f} %")
     return table
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, indented."""
-    json.dump(value, sys.stdout, indent=2)
-    print()
+    print(json_text(value))

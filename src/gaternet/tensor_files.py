@@ -1,6 +1,7 @@
 """Safetensors files that somebody gave: their header first, within bounds, then their tensors."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ MAX_HEADER_BYTES = 4 * 2**20
 """Of 40,000 tensors; ResNet-1001 with the state of its optimiser has 10,000."""
 
 _LENGTH_BYTES = 8
+_MAX_SIDE = 2**63 - 1
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -40,14 +42,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _check_header(file: Path) -> None:
-    """Raise UserError for what safetensors' own checks let through: long headers, keys twice."""
+    """Raise UserError for what safetensors' own checks let through.
+
+    These are long headers, keys twice, and sides of empty tensors that torch has no numbers for.
+    """
     size = size_of(file)
     try:
         with file.open("rb") as stream:
             head = stream.read(_LENGTH_BYTES)
             length = int.from_bytes(head, "little")
             if len(head) == _LENGTH_BYTES and length <= min(MAX_HEADER_BYTES, size):
-                parse_json(stream.read(length))
+                _check_sides(parse_json(stream.read(length)))
                 return
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
@@ -57,3 +62,12 @@ def _check_header(file: Path) -> None:
         pickled = describe_pickle(stream.read(_LENGTH_BYTES * 512))
     reason = f"is no safetensors file: it has {size:,} bytes, and a header of {length:,}"
     raise UserError(f"{file} {pickled or reason}")
+
+
+def _check_sides(header: Any) -> None:
+    """Raise ValueError for a side of more than `_MAX_SIDE`; what is no header is left as it is."""
+    for name, entry in header.items() if isinstance(header, dict) else ():
+        sides = entry.get("shape") if isinstance(entry, dict) else None
+        for side in sides if isinstance(sides, list) else ():
+            if isinstance(side, int) and side > _MAX_SIDE:
+                raise ValueError(f"{name[:80]!r} has a side of more than {_MAX_SIDE:,}")

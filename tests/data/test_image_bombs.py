@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -151,13 +152,13 @@ def test_what_is_taken_costs_what_its_pixels_do(name: str, outcomes: dict[str, O
     assert outcomes[name].memory < megabytes * 10**6
 
 
-def write_table(folder: Path, image: pa.Array, label: pa.Array) -> None:
+def write_table(folder: Path, image: pa.Array, label: pa.Array, **options: Any) -> None:
     """Write a table that calls its columns images and class labels, whatever is in them."""
     folder.mkdir(exist_ok=True)
     said = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["ant"]}}
     about = {"huggingface": json.dumps({"info": {"features": said}})}
     table = pa.table({"image": image, "label": label}).replace_schema_metadata(about)
-    pq.write_table(table, folder / "train.parquet")
+    pq.write_table(table, folder / "train.parquet", **options)
 
 
 def test_bomb_in_a_data_folder_is_named(tmp_path: Path) -> None:
@@ -173,6 +174,50 @@ def test_bomb_in_a_table_is_named(tmp_path: Path) -> None:
     write_tables(tmp_path, "train", contents, [0, 0], classes=["ant"], shards=1)
     with pytest.raises(UserError, match=r"parquet, row 1, has more than 89 million pixels"):
         load_in_memory(tmp_path, None, "train")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """What becomes of tables of 200 MiB in some kilobytes, in both ways to read them."""
+    folder = tmp_path_factory.mktemp("tables")
+    image = png(np.zeros((4, 4), np.uint8), 0, 8)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name, size, times, options in (
+        ("sound", 0, 2, {}),
+        ("one value", 2**20, 200, {}),
+        ("pages of zeros", 2**20, 200, {"use_dictionary": False}),
+        ("two values", 30 * 2**20, 2, {}),
+    ):
+        one = pa.array([{"bytes": image + bytes(size), "path": None}], kind)
+        rows = pa.concat_arrays([one] * times)
+        write_table(folder / name, rows, pa.array([0] * times), compression="zstd", **options)
+        assert (folder / name / "train.parquet").stat().st_size < 10**5
+    names = ("one value", "pages of zeros", "two values")
+    files = {f"{way} {name}": folder / name / way for way in ("memory", "disk") for name in names}
+    setup = (
+        "from gaternet.data.sources import load_in_memory\n"
+        "from gaternet.data.folders import find_files\n"
+        "from gaternet.data.image_files import open_folder\n"
+        "def read(path):\n"
+        "    if path.name == 'memory': return len(load_in_memory(path.parent, None, 'train'))\n"
+        "    return len(open_folder(find_files(path.parent), 'train', None, 'stop'))\n"
+        f"for way in ('memory', 'disk'): read(Path({str(folder / 'sound')!r}, way))"
+    )
+    return open_each(setup, files)
+
+
+@pytest.mark.parametrize("way", ["memory", "disk"])
+@pytest.mark.parametrize("name", ["one value", "pages of zeros"])
+def test_table_that_unpacks_to_far_more_is_refused(
+    name: str, way: str, tables: dict[str, Outcome]
+) -> None:
+    assert_refused(tables[f"{way} {name}"], rf"{name}/train\.parquet has .* bytes and unpacks to")
+
+
+@pytest.mark.parametrize("way", ["memory", "disk"])
+def test_table_of_large_images_is_read(way: str, tables: dict[str, Outcome]) -> None:
+    found = tables[f"{way} two values"]
+    assert (found.kind, found.message) == ("none", "2")
 
 
 def test_a_path_in_a_table_is_never_opened(tmp_path: Path) -> None:

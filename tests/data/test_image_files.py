@@ -1,14 +1,17 @@
 """Images that stay on disk: order, crops, worker processes, ranks, bad images."""
 
+import errno
 import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pictures import encoded, write_folder, write_tables
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from gaternet.data.augmentation import augment, box_draws, draws_of, normalise
@@ -21,7 +24,7 @@ from gaternet.data.batches import (
     training_batches,
 )
 from gaternet.data.cropping import random_box
-from gaternet.data.decoding import decode_crop, decode_image, fit_to
+from gaternet.data.decoding import decode, decode_crop, decode_image, fit_to
 from gaternet.data.image_files import ImageFiles
 from gaternet.data.image_set import ImageSet, split_validation, take
 from gaternet.data.readers import Row
@@ -273,8 +276,38 @@ def test_bad_images_are_left_out_and_counted(folder: Path, workers: int) -> None
 def test_a_batch_of_bad_images_only_is_an_error(folder: Path) -> None:
     images = opened(folder, on_bad_image="skip")
     for file in files_of(folder):
-        file.unlink()
+        damage(file)
     assert "fewer than two images of a batch can be read" in error_of(images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_what_is_the_machine_s_fault_is_never_left_out(
+    number: int, workers: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, reason = folder / "train" / "bee" / "001.jpg", os.strerror(number)
+    opened_by = Path.open
+
+    def fail(self: Path, *words: Any, **options: Any) -> Any:
+        if self == bad:
+            raise OSError(number, reason, str(self))
+        return opened_by(self, *words, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    said = error_of(opened(folder, on_bad_image="skip"), workers)
+    assert said == f"{bad} cannot be read: {reason}"
+
+
+def test_too_little_memory_is_no_corrupt_image(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(MemoryError):
+        decode(files_of(folder)[0])
 
 
 def test_in_memory_bad_images_are_left_out_of_training_only(folder: Path) -> None:

@@ -225,6 +225,13 @@ def test_unfit_tables_are_named(tmp_path: Path, parquet: Path) -> None:
     assert "both hold t" in error_of(parquet)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_scaling_by_what_is_not_finite_is_refused(value: float) -> None:
+    for mean, std in (((value,), (0.25,)), ((0.5,), (value,))):
+        with pytest.raises(ValueError, match=r"a: .* (finite numbers|above zero)"):
+            DataConfig("a", None, 1, 6, 1, mean, std)
+
+
 def test_digits_equal_scikit_learn() -> None:
     train, test = (load("digits", DIGITS, split) for split in ("train", "test"))
     assert (len(train), len(test)) == (1297, 500)

@@ -1,6 +1,5 @@
 """All that is found out about a run's gates on a split, as plain numbers and small tables."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -33,6 +32,7 @@ from gaternet.analysis.statistics import (
     summarise_open_gates,
 )
 from gaternet.analysis.swaps import Swap
+from gaternet.output import json_text
 
 RATE_BINS = 20
 
@@ -171,7 +171,7 @@ def rate_histogram(gates: GateRecord) -> tuple[int, ...]:
 
 def to_json(found: Findings) -> str:
     """Return findings as JSON; a table is a list of rows."""
-    return json.dumps(_plain(found), indent=2, allow_nan=False)
+    return json_text(_plain(found))
 
 
 def _plain(value: Any) -> Any:

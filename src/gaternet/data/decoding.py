@@ -79,7 +79,11 @@ def decode_crop(source: Path | bytes, choose: Callable[[int, int], Box], size: i
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """Open an image for decoding in the body, of which every failure becomes a ValueError."""
+    """Open an image for decoding in the body, in which every fault of it becomes a ValueError.
+
+    Faults of the machine do not, since whoever skips bad images would skip good ones: there is a
+    UserError for what the system says of a file, and a MemoryError stays one.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata: pixels are what counts
@@ -99,9 +103,11 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
             raise ValueError("is empty (0 bytes): replace or remove it") from None
         known = f"is no image in a known format ({', '.join(_FORMATS)})"
         raise ValueError(describe_pickle(head) or known) from None
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise all kinds of errors on broken data
-        if isinstance(error, OSError) and error.strerror:
-            raise ValueError(f"cannot be read: {error.strerror}") from None
+        if isinstance(error, OSError) and error.strerror and isinstance(source, Path):
+            raise UserError(f"{source} cannot be read: {error.strerror}") from None
         raise ValueError(
             f"is a corrupt image ({first_line(error)}): replace or remove it"
         ) from None

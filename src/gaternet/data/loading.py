@@ -97,6 +97,8 @@ class Decoder:
                     return Part([], images[:0], [], [], self._fault(row, error))
                 bad.append(row.origin)
                 continue
+            except UserError as error:
+                return Part([], images[:0], [], [], str(error))
             kept.append(place)
             labels.append(label)
         return Part(kept, images[: len(kept)], labels, bad)

@@ -3,18 +3,27 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gaternet.data.decoding import first_line
 from gaternet.data.folders import Folder, files_of
 from gaternet.errors import UserError
-from gaternet.given_files import describe_pickle_file
+from gaternet.given_files import describe_pickle_file, size_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 32
+_MOST_UNPACKED = 16
+"""A parquet file's columns have at most this many times its bytes: images are compressed already,
+and images of one value that stands there once are not many images."""
+_SMALL = 2**27
+"""Bytes that they may have in any case."""
+_REPEATED_AT_ONCE = 2**24
+"""Bytes of rows held at once, were each the largest value that can stand for many."""
 _USUAL_LABELS = ("label", "labels", "fine_label")
 
 
@@ -100,13 +109,50 @@ def check_tables(files: Sequence[Path], classes: int | None) -> tuple[Columns, l
 
 def _parquet_rows(files: Sequence[Path], columns: Columns) -> Iterator[Row]:
     for file in files:
-        number = 0
-        with open_parquet(file) as table:
-            for batch in table.iter_batches(ROWS_AT_ONCE, columns=[columns.image, columns.label]):
-                images, labels = batch[columns.image].to_pylist(), batch[columns.label].to_pylist()
-                for image, label in zip(images, labels, strict=True):
-                    yield make_row(image, label, str(file), number)
-                    number += 1
+        numbers = count()
+        for batch in read_batches(file, [columns.image, columns.label]):
+            for image, label in zip(batch[columns.image], batch[columns.label], strict=True):
+                yield make_row(image.as_py(), label.as_py(), str(file), next(numbers))
+
+
+def read_batches(file: Path, columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
+    """Yield some columns of a parquet file, a few rows at a time.
+
+    Raises UserError where the file is corrupt, or unpacks to far more than its size, as it does
+    where one large value stands for many rows, or a page of zeros is compressed.
+    """
+    limit = max(_MOST_UNPACKED * size_of(file), _SMALL)
+    with open_parquet(file) as table:
+        chunks = _chunks(table.metadata, columns)
+        taken = 0
+        if sum(chunk.total_uncompressed_size for chunk in chunks) > limit:
+            raise _unpacks_to(file, limit)
+        for batch in table.iter_batches(_rows_at_once(chunks), columns=columns):
+            taken += batch.nbytes
+            if taken > limit:
+                raise _unpacks_to(file, limit)
+            yield batch
+
+
+def _chunks(metadata: "pq.FileMetaData", columns: Sequence[str]) -> "list[pq.ColumnChunkMetaData]":
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    # The leaf `image.bytes` is a part of the column `image`.
+    parts = tuple(f"{column}." for column in columns)
+    return [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(parts)]
+
+
+def _rows_at_once(chunks: "Sequence[pq.ColumnChunkMetaData]") -> int:
+    repeated = [chunk.total_uncompressed_size for chunk in chunks if chunk.has_dictionary_page]
+    largest = max(repeated, default=0)
+    return min(ROWS_AT_ONCE, max(1, _REPEATED_AT_ONCE // max(1, largest)))
+
+
+def _unpacks_to(file: Path, limit: int) -> UserError:
+    return UserError(
+        f"{file} has {size_of(file):,} bytes and unpacks to more than {limit:,}: write each image "
+        "once, as a PNG or JPEG file"
+    )
 
 
 def make_row(image: Mapping[str, Any] | None, label: int | None, source: str, number: int) -> Row:

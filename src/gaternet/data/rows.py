@@ -15,7 +15,7 @@ from gaternet.data.cache import cache_directory
 from gaternet.data.decoding import first_line
 from gaternet.data.folders import Folder, class_of
 from gaternet.data.hub import quiet
-from gaternet.data.readers import ROWS_AT_ONCE, Columns, Row, make_row, open_parquet
+from gaternet.data.readers import Columns, Row, make_row, read_batches
 from gaternet.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,18 +79,25 @@ def table_rows(files: Sequence[Path], columns: Columns, counts: Iterable[int]) -
     """Copy the files' images and labels to the cache, where no earlier call has, and map them.
 
     A parquet file gives an image only with the hundred around it; the copy (Arrow, as large as the
-    files) gives any one at once. Raises UserError naming a file that is corrupt.
+    files) gives any one at once. Raises UserError naming a file that is corrupt, or unpacks to far
+    more than its size.
     """
     import datasets
+    from datasets.io.parquet import ParquetDatasetReader
 
     wanted = [columns.image, columns.label]
     with quiet():
         try:
-            table = datasets.Dataset.from_parquet(
+            copy = ParquetDatasetReader(
                 [str(file) for file in files],
                 cache_dir=str(cache_directory() / "tables"),
                 columns=wanted,
             )
+            if not Path(copy.builder.cache_dir).exists():
+                _read_through(files, wanted)  # whether it fits is known before it fills the disk
+            table = copy.read()
+        except UserError:
+            raise
         except Exception as error:  # a builder's errors wrap what pyarrow or the disk said
             _read_through(files, wanted)
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
@@ -104,8 +111,7 @@ def table_rows(files: Sequence[Path], columns: Columns, counts: Iterable[int]) -
 
 
 def _read_through(files: Sequence[Path], columns: list[str]) -> None:
-    """Raise the UserError of the first file that is corrupt, if there is one."""
+    """Raise the UserError of the first file that is corrupt or too large, if there is one."""
     for file in files:
-        with open_parquet(file) as table:
-            for _ in table.iter_batches(ROWS_AT_ONCE, columns=columns):
-                pass
+        for _ in read_batches(file, columns):
+            pass

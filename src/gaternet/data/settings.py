@@ -1,6 +1,7 @@
 """What a data set is and how it is augmented: plain values that recipes are made of."""
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -61,6 +62,10 @@ class DataConfig:
             raise ValueError(
                 f"{self.name}: mean {self.mean} and std {self.std} must have one value for each "
                 f"of the {self.channels} channels"
+            )
+        if not all(map(isfinite, (*self.mean, *self.std))):
+            raise ValueError(
+                f"{self.name}: mean {self.mean} and std {self.std} must be finite numbers"
             )
         if self.shorter_side is not None and self.shorter_side < self.image_size:
             raise ValueError(

@@ -19,7 +19,7 @@ from gaternet.data.settings import DIGITS, DataConfig
 from gaternet.data.stacking import OnBadImage, Wanted, stack
 from gaternet.data.streams import open_hub
 from gaternet.errors import UserError
-from gaternet.given_files import describe_pickle_file
+from gaternet.given_files import describe_pickle_file, reaching
 
 __all__ = ["ImageSet", "Images", "OnBadImage", "load", "load_in_memory", "split_validation"]
 
@@ -110,11 +110,13 @@ def _wanted(
 def _existing(where: str | Path) -> Path | None:
     """Return the folder that is meant, None where there is nothing of that name."""
     path = Path(where).expanduser()
-    if path.exists() and not path.is_dir():
+    with reaching(path):
+        there, is_folder = path.exists(), path.is_dir()
+    if there and not is_folder:
         if pickled := describe_pickle_file(path):
             raise UserError(f"{where} {pickled}; give a folder of parquet files or of images")
         raise UserError(f"{where} is a file: give the folder that holds it")
-    return path if path.is_dir() else None
+    return path if is_folder else None
 
 
 def _split(wanted: Wanted, config: DataConfig | None, folder: Folder | None = None) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from gaternet import checkpoint
 from gaternet.disk import append_line, clear_leftovers, leftovers, remove_directory, write_file
 from gaternet.errors import UserError
-from gaternet.given_files import describe_pickle_file, read_json, validate
+from gaternet.given_files import describe_pickle_file, reaching, read_json, validate
 from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
 from gaternet.training.lock import LOCK
 
@@ -218,11 +218,13 @@ def _write_config(path: Path, config: RunConfig) -> None:
 def open_run(path: Path, *, writes: bool = True) -> Run:
     """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
     file = path / "config.json"
-    if not path.is_dir():
+    with reaching(path):
+        is_folder, is_run = path.is_dir(), file.exists()
+    if not is_folder:
         if pickled := describe_pickle_file(path):
             raise UserError(f"{path} {pickled}; give the directory of a run")
         raise UserError(f"{path}: there is no such run directory")
-    if not file.exists():
+    if not is_run:
         raise UserError(f"{path} holds no run: it has no config.json")
     try:
         values = read_json(file)
