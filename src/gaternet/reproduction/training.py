@@ -1,6 +1,5 @@
 """Train the runs of a table that are missing, one after the other, within a budget of hours."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from gaternet.disk import write_file
 from gaternet.errors import Interrupted, UserError
 from gaternet.reproduction.jobs import Job
 from gaternet.training.config import Sources
+from gaternet.training.interruption import Interruption
 from gaternet.training.lock import check_free
 from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.run import Run, open_run
@@ -72,7 +72,7 @@ def train_missing(
     Raises Interrupted where this process was told to end by anything else.
     """
     if hours > 0:
-        with _stopping_after(hours) as spent:
+        with _stopping_after(hours, options.interruption) as spent:
             try:
                 for job in missing(jobs, places):
                     if not spent.is_set() and not _in_use(job, places):
@@ -107,13 +107,13 @@ def _in_use(job: Job, places: Places) -> bool:
 
 
 @contextmanager
-def _stopping_after(hours: float) -> Iterator[threading.Event]:
-    """Tell this process to save and end when the hours are over; the event says that they are."""
+def _stopping_after(hours: float, interruption: Interruption) -> Iterator[threading.Event]:
+    """Let training save and end when the hours are over; the event says that they are."""
     spent = threading.Event()
 
     def stop() -> None:
         spent.set()
-        os.kill(os.getpid(), signal.SIGTERM)
+        interruption.received = signal.SIGTERM
 
     timer = threading.Timer(min(3600 * hours, threading.TIMEOUT_MAX), stop)
     timer.daemon = True
