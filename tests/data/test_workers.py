@@ -136,6 +136,7 @@ def test_worker_that_dies_as_it_hands_a_batch_over_is_waited_for_to_be_dead(
     dead = RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly")
     part = loading._next(Batches(broken, dead), timeout=20)  # type: ignore[arg-type]
     assert part is not None
+    assert part.fault is not None
     assert "has died (DataLoader worker (pid(s) 5)" in part.fault
 
 

@@ -170,9 +170,12 @@ def test_restored_checkpoint_is_read_for_its_sum_once(
 ) -> None:
     hashed: list[str] = []
     real = checkpoint._sha256
-    monkeypatch.setattr(
-        checkpoint, "_sha256", lambda file: (hashed.append(file.name), real(file))[1]
-    )
+
+    def sha256(file: Path) -> str:
+        hashed.append(file.name)
+        return real(file)
+
+    monkeypatch.setattr(checkpoint, "_sha256", sha256)
     found = open_run(begun)
     Trainer(build_model(BEGUN), BEGUN, cpu_plan(BEGUN)).restore(found)
     assert sorted(hashed) == sorted(set(hashed))
