@@ -188,8 +188,18 @@ def test_torchrun_is_refused(
 
 
 def test_words_of_one_run(tmp_path: Path) -> None:
-    several_only = ("--seeds", "0", "1", "--at-once", "2")
-    typed = ("a/b", "--out", "x", "--lr", "-1", *several_only, "--resume", "--out=y")
+    typed = (
+        "a/b",
+        "--out",
+        "x",
+        "--lr",
+        "-1",
+        "--seeds",
+        "0",
+        "--at-once=2",
+        "--resume",
+        "--out=y",
+    )
     assert without(typed, *SEVERAL, "--out") == ["a/b", "--lr", "-1", "--resume"]
     several = Several((0, 1), tmp_path, typed)
     assert several.command(1) == [
