@@ -124,7 +124,7 @@ def test_the_compressed_run_is_the_measured_one() -> None:
 def test_the_tests_behind_each_fault_are_there() -> None:
     page = (README.parent / "docs" / "reliability.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("|")][2:]
-    assert len(rows) == 16
+    assert len(rows) == 18
     for row in rows:
         file = None
         for path, name in re.findall(r"\(\.\./(tests/[^)]+)\)|`(test_\w+)`", row):

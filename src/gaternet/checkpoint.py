@@ -26,10 +26,17 @@ from gaternet.compression.network import CompressedBackbone
 from gaternet.compression.plan import CompressionPlan
 from gaternet.disk import new_directory
 from gaternet.errors import DamagedCheckpointWarning, UserError
-from gaternet.fitting import built, check_fits, compare, mismatch
+from gaternet.fitting import built, check_fits, compare, count_whole, may_have_been, mismatch
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
-from gaternet.given_files import MAX_JSON_BYTES, describe_pickle_file, reaching, size_of, validate
+from gaternet.given_files import (
+    MAX_JSON_BYTES,
+    compose_json,
+    describe_pickle_file,
+    reaching,
+    size_of,
+    validate,
+)
 from gaternet.given_files import read_json as read_json_file
 from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
@@ -107,13 +114,14 @@ class ModelConfig:
 def describe(model: nn.Module) -> ModelConfig:
     """Return what builds `model`, a gated one or a plain backbone, again.
 
-    Raises UserError where its backbone, its gater's extractor or its binarizer cannot be named.
+    Raises UserError where its backbone, its gater's extractor or its binarizer cannot be named, or
+    where less is left of a compressed backbone than `load` takes for a part of it.
     """
     if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))
     compressed = model.backbone if isinstance(model.backbone, CompressedBackbone) else None
     return ModelConfig(
-        _whole_backbone(compressed) if compressed else backbones.describe(model.backbone),
+        _whole_backbone(compressed, model) if compressed else backbones.describe(model.backbone),
         _describe_gater(model.gater) if isinstance(model, GaterNet) else None,
         model.points,
         model.binarizer.threshold,
@@ -125,11 +133,17 @@ def describe(model: nn.Module) -> ModelConfig:
     )
 
 
-def _whole_backbone(backbone: CompressedBackbone) -> BackboneConfig:
+def _whole_backbone(backbone: CompressedBackbone, model: nn.Module) -> BackboneConfig:
     if backbone.config is None:
         raise UserError(
             "the backbone that this model was compressed from cannot be built again by name; save "
             "the plan and the model's state_dict(), and build it in your own code"
+        )
+    whole, left = count_whole(backbone.config), sum(t.numel() for t in model.state_dict().values())
+    if not may_have_been(whole, left):
+        raise UserError(
+            f"{left:,} weights are left of a backbone of {whole:,}, and a file that said so would "
+            "not be believed; save the plan and the state_dict(), and build it in your own code"
         )
     return backbone.config
 
@@ -259,13 +273,15 @@ def write(
 ) -> None:
     """Write NAME.safetensors and NAME.json files and their manifest, whole or not at all.
 
-    Raises UserError where the directory exists or the disk does not take it.
+    Raises UserError where the directory exists, the disk does not take it, or `read_json` would not
+    take a value.
     """
-    with new_directory(directory, _bytes_needed(tensors, values)) as partial:
+    texts = {f"{name}.json": _composed(directory, name, value) for name, value in values.items()}
+    with new_directory(directory, _bytes_needed(tensors, texts)) as partial:
         for name, group in tensors.items():
             _save_tensors(group, partial / f"{name}.safetensors")
-        for name, value in values.items():
-            (partial / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n")
+        for name, text in texts.items():
+            (partial / name).write_text(text)
         manifest = {
             file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size}
             for file in sorted(partial.iterdir())
@@ -282,11 +298,20 @@ def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     file.chmod(mode)  # safetensors leaves it to its owner alone, whatever the umask says
 
 
-def _bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> int:
+def _composed(directory: Path, name: str, value: object) -> str:
+    try:
+        return compose_json(value)
+    except ValueError as error:
+        raise UserError(
+            f"{directory / name}.json cannot be written, since it could not be read again: {error}"
+        ) from None
+
+
+def _bytes_needed(tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]) -> int:
     """Return about how much a disk must have left for a checkpoint."""
     held = [tensor for group in tensors.values() for tensor in group.values()]
-    written = sum(tensor.nbytes + _ENTRY_BYTES for tensor in held)
-    files = len(tensors) + len(values) + 1  # and the manifest; a disk gives them whole blocks
+    written = sum(tensor.nbytes + _ENTRY_BYTES for tensor in held) + sum(map(len, texts.values()))
+    files = len(tensors) + len(texts) + 1  # and the manifest; a disk gives them whole blocks
     return written + files * _BLOCK_BYTES
 
 

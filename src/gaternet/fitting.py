@@ -42,7 +42,7 @@ def check_fits(config: "ModelConfig", stored: Shapes, source: Path) -> None:
     backbone = _shapes_of(config.backbone, source)
     if config.plan is None:
         compare({prefix + name: shape for name, shape in backbone.items()}, stored, source)
-    elif _count(backbone) > max(_MOST_REMOVED * _count(stored), _SMALL):
+    elif not may_have_been(_count(backbone), _count(stored)):
         raise UserError(
             f"{source}: weights of another model: {_count(backbone):,} before compression, "
             f"{_count(stored):,} there"
@@ -61,6 +61,16 @@ def check_fits(config: "ModelConfig", stored: Shapes, source: Path) -> None:
         for index, count in enumerate(gates):
             expected[f"heads.{index}.fc2.weight"] = (1 if whole else count, width)
     compare(expected, stored, source)
+
+
+def may_have_been(whole: int, left: int) -> bool:
+    """Whether so many weights of a model can be left of a backbone that had `whole`."""
+    return whole <= max(_MOST_REMOVED * left, _SMALL)
+
+
+def count_whole(config: BackboneConfig) -> int:
+    """Return the weights of a backbone, none of which is made."""
+    return _count(_shapes_of(config, Path(config.name)))
 
 
 def built(build: Callable[[], T], source: Path) -> T:

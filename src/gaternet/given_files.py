@@ -27,6 +27,8 @@ MAX_DEPTH = 32
 MAX_TEXT = 2**16
 """Characters of one text in a JSON file: names are compared with each other, and printed."""
 
+_LONG = 2**18
+"""Characters beyond which JSON is for programs alone: indented, each number has its own line."""
 _HEAD = 4096
 _PICKLE_PROTOCOLS = range(2, 6)
 """Those that begin with the byte 0x80 and their own number; older ones are text."""
@@ -100,6 +102,23 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"it has more than {MAX_DEPTH} levels") from None
     _check_extent(values)
     return values
+
+
+def compose_json(values: object) -> str:
+    """Return values as JSON that `read_json` takes: indented, or in one line where that is long.
+
+    Raises ValueError, in words, for what it would refuse.
+    """
+    text = json.dumps(values, indent=2) + "\n"
+    if len(text) > _LONG:
+        text = json.dumps(values, separators=(",", ":")) + "\n"
+    content = text.encode()
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(
+            f"it has {len(content):,} bytes: such a file has at most {MAX_JSON_BYTES:,}"
+        )
+    parse_json(content)
+    return text
 
 
 def validate(kind: type[T], values: object) -> T:

@@ -36,11 +36,16 @@ def chunk(name: bytes, value: bytes) -> bytes:
     )
 
 
-def large_png(side: int, bits: int, colour: int) -> bytes:
+CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Of PNG's colour types."""
+
+
+def large_png(side: int, bits: int, colour: int, orientation: int = 1) -> bytes:
     """Write a black PNG; 50,000 × 50,000 of one bit are 300 kB and 2.5 billion pixels."""
     head = struct.pack(">IIBBBBB", side, side, bits, colour, 0, 0, 0)
-    pixels = zeros(side, bytes(1 + side * bits * (3 if colour == 2 else 1) // 8))
-    parts = ((b"IHDR", head), (b"IDAT", pixels), (b"IEND", b""))
+    pixels = zeros(side, bytes(1 + side * bits * CHANNELS[colour] // 8))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x0112, 3, 1, orientation, 0)
+    parts = ((b"IHDR", head), (b"eXIf", exif), (b"IDAT", pixels), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
@@ -62,6 +67,13 @@ def claimed(kind: str) -> bytes:
     tags = [(256, SIDE), (257, SIDE), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, SIDE)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def largest(kind: str, mode: str, **options: Any) -> bytes:
+    """Return a black image as large as they may be."""
+    buffer = io.BytesIO()
+    Image.new(mode, (9400, 9400)).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def jpeg(folder: Path) -> bytes:
@@ -101,11 +113,16 @@ REFUSED = {
 TAKEN = {
     "gif of many frames": (200, [3, 8, 8]),
     "tiff of many frames": (200, [3, 8, 8]),
-    "largest of three colours": (1000, [3, 9400, 9400]),
+    "largest of three colours": (700, [3, 9400, 9400]),
+    "largest that is transparent": (700, [3, 9400, 9400]),
+    "largest grey that is transparent": (700, [3, 9400, 9400]),
+    "largest that is turned": (700, [3, 9400, 9400]),
+    "largest of four inks": (700, [3, 9400, 9400]),
+    "largest WebP": (1500, [3, 9400, 9400]),
     "largest of 16 bits": (700, [3, 9400, 9400]),
 }
-"""What it may cost in MB, and the shape that comes out. Of three colours Pillow holds four bytes a
-pixel and the array three, and as many again while it is made."""
+"""What it may cost in MB, and the shape that comes out. Of two channels or more Pillow holds four
+bytes a pixel, and the array three."""
 
 
 def images(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -116,6 +133,11 @@ def images(folder: Path) -> Iterator[tuple[str, bytes]]:
     yield "length", b""
     yield from ((f"{kind} of many frames", many_frames(kind)) for kind in ("gif", "tiff"))
     yield "largest of three colours", large_png(9400, 8, 2)
+    yield "largest that is transparent", large_png(9400, 8, 6)
+    yield "largest grey that is transparent", large_png(9400, 8, 4)
+    yield "largest that is turned", large_png(9400, 8, 2, orientation=6)
+    yield "largest of four inks", largest("tiff", "CMYK", compression="tiff_adobe_deflate")
+    yield "largest WebP", largest("webp", "RGBA", lossless=True, method=0)
     yield "largest of 16 bits", large_png(9400, 16, 0)
 
 

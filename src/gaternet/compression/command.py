@@ -124,8 +124,8 @@ def _open_share(record: GateRecord, columns: list[int] | slice = slice(None)) ->
 def _write(run: Run, out: Path, small: GaterNet, report: CompressionReport) -> None:
     source = checkpoint.newest(run.checkpoints)
     epoch, _ = checkpoint.position(source)
-    made = create_run(out, run.config)
     values = {checkpoint.MODEL: asdict(checkpoint.describe(small))}
+    made = create_run(out, run.config)
     made.save_checkpoint(epoch, {checkpoint.MODEL: small.state_dict()}, values)
     write_plan(backbone_of(small).plan, out / "plan.json")
     try:

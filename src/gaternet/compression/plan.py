@@ -1,7 +1,6 @@
 """What goes: filters that never open, gates that never close; and what that was decided on."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from gaternet.binarizers import GateForm
 from gaternet.compression.states import FixedGates, Mask, States, find_states, kept_whole
 from gaternet.errors import UserError
 from gaternet.gate_points import GatePoint, name_gate_points
-from gaternet.given_files import read_json, validate
+from gaternet.given_files import compose_json, read_json, validate
 from gaternet.graph import Graph, trace
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import RandomGates
@@ -193,7 +192,9 @@ def check_fits(plan: CompressionPlan, model: GatedModel) -> None:
 def write_plan(plan: CompressionPlan, file: Path) -> None:
     """Write a plan as JSON."""
     try:
-        file.write_text(json.dumps(asdict(plan), indent=2) + "\n")
+        file.write_text(compose_json(asdict(plan)))
+    except ValueError as error:
+        raise UserError(f"cannot write {file}, since it could not be read again: {error}") from None
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from error
 

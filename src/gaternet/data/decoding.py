@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,15 +26,7 @@ _HEAD = 4096
 _MAX_ASPECT = 16  # of what is scaled: beyond, a network's crop sees the middle alone
 _ROWS_AT_ONCE = 256
 _ORIENTATION = 0x0112  # EXIF: from 5 on, height and width are exchanged
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_FLIPPED = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # dimensions of (C, H, W)
 _UNTAKEN = {"F": "floating-point numbers", "LAB": "colours in L*a*b*", "HSV": "colours in HSV"}
 _LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 1/65536, the weights of Pillow's convert("L")
 
@@ -125,9 +118,12 @@ def _stream(source: Path | bytes) -> BinaryIO:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    turn = _TURNS.get(_orientation(image))
-    pixels = _pixels(image if turn is None else image.transpose(turn))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    orientation = _orientation(image)
+    pixels = torch.from_numpy(_pixels(image)).permute(2, 0, 1)
+    image.close()  # lets go of what Pillow holds, before the pixels are there twice
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 2)
+    return pixels.flip(_FLIPPED[orientation]) if orientation in _FLIPPED else pixels
 
 
 def _orientation(image: Image.Image) -> int:
@@ -162,11 +158,26 @@ def first_line(error: Exception) -> str:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Return (H, W, 1 or 3) uint8."""
+    """Return (H, W, 1 or 3) uint8; a few rows at a time, so that what lies between is small."""
     if image.mode in _SIXTEEN_BITS:
         return _eight_bits(np.asarray(image), image.info.get("transparency"))
     if image.mode in _UNTAKEN:
         raise _RefusedError(f"has {_UNTAKEN[image.mode]}: save it with 8 bits a channel in RGB")
+    image.load()
+    width, height = image.size
+    if height <= _ROWS_AT_ONCE:
+        return _composed(image)
+    ends = [*range(_ROWS_AT_ONCE, height, _ROWS_AT_ONCE), height]
+    bands = (_composed(image.crop((0, start, width, end))) for start, end in pairwise([0, *ends]))
+    first = next(bands)
+    pixels = np.empty((height, *first.shape[1:]), dtype=np.uint8)
+    for start, band in zip((0, *ends), chain((first,), bands), strict=False):
+        pixels[start : start + len(band)] = band
+    return pixels
+
+
+def _composed(image: Image.Image) -> np.ndarray:
+    """Return (H, W, 1 or 3) uint8, laid over white where it is transparent."""
     if image.has_transparency_data:
         grey = image.mode in ("L", "LA", "La")
         image = image.convert("RGBA")
