@@ -142,8 +142,7 @@ def _from_disk(
         images.skipped.update(part.bad)
         if part.bad and len(part.places) < 2:  # BatchNorm needs two
             raise UserError(
-                f"fewer than two images of a batch can be read, {part.bad[0]} cannot: is the disk "
-                "there?"
+                f"fewer than two images of a batch can be read, {part.bad[0]} cannot: replace them"
             )
         yield _on_device(part, loading.device)
 
