@@ -4,9 +4,12 @@ BIN := .venv/bin
 # The core: what the paper's section 3 is made of. Nine lines of ten must be run by the fast tests.
 CORE := graph tracing macs channels branches structure gate_points gater binarizers model losses
 COVER := $(CORE:%=--cov=gaternet.%) --cov-report=term --cov-fail-under=90
+# Its tests, which are counted, and all others, which counting would slow by a third.
+CORE_TESTS := $(wildcard tests/test_*.py) tests/backbones/
+OTHER_TESTS := $(filter-out tests/backbones/ tests/__pycache__/,$(wildcard tests/*/))
 
 # A few processes of one thread each, whatever the machine has: each takes a gigabyte. Faults wait a lot.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Kills, full disks, lost processes, image bombs: what takes more than a few seconds of docs/reliability.md.
 FAULTS := $(patsubst %,tests/training/test_%.py,crashes crashes_of_recipes interruption full_disk \
 	rank_faults seeds) \
@@ -19,10 +22,11 @@ demo: .venv/installed
 	$(BIN)/gaternet demo
 
 test: .venv/installed-dev
-	$(PYTEST) -n 2 -m "not slow and not gpu" $(COVER)
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu" $(COVER) $(CORE_TESTS)
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu" $(OTHER_TESTS)
 
 test-faults: .venv/installed-dev
-	$(PYTEST) -n 4 -m "slow and not gpu" $(FAULTS)
+	$(PYTEST) -n 4 --dist worksteal -m "slow and not gpu" $(FAULTS)
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest
