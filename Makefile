@@ -26,7 +26,7 @@ test: .venv/installed-dev
 	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu" $(OTHER_TESTS)
 
 test-faults: .venv/installed-dev
-	$(PYTEST) -n 4 --dist worksteal -m "slow and not gpu" $(FAULTS)
+	$(PYTEST) -n 4 --dist worksteal --durations 5 -m "slow and not gpu" $(FAULTS)
 
 test-all: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -20,9 +20,15 @@ def two_threads() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cache_of_tests(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("cache")
+    if pytestconfig.cache is not None:
+        # Built once: its name follows from the sources, and it takes a quarter of a minute.
+        (folder / "kernels").symlink_to(pytestconfig.cache.mkdir("kernels"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GATERNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("GATERNET_CACHE", str(folder))
         yield
 
 

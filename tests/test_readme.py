@@ -67,28 +67,38 @@ def test_decoding_rates_are_the_measured_ones() -> None:
         assert f"{rates[kind]['median']:,.0f}" in page
 
 
+def forms_of_resnet50(file: str) -> dict[tuple[str, float, int], dict[str, Any]]:
+    """Return what was timed under each setting (layers, share, images), by form."""
+    found: dict[tuple[str, float, int], dict[str, Any]] = {}
+    for row in json.loads((RESULTS / file).read_text())["rows"]:
+        found.setdefault((row["points"], row["share"], row["batch"]), {})[row["variant"]] = row
+    return found
+
+
+def saved_time(forms: dict[str, Any]) -> str:
+    dense = min(forms[name]["median_ms"] for name in ("dense-compiled", "dense-onnxruntime"))
+    return f"{dense / forms['runtime']['median_ms']:.2f} ×"
+
+
 def test_the_latencies_are_the_measured_ones() -> None:
-    rows = json.loads((RESULTS / "latency_resnet50.json").read_text())["rows"]
-    settings = dict.fromkeys((row["points"], row["share"], row["batch"]) for row in rows)
+    settings = forms_of_resnet50("latency_resnet50.json")
+    again = forms_of_resnet50("latency_resnet50_again.json")
     page = (README.parent / "docs" / "runtime.md").read_text().splitlines()
     table = [line for line in page if line.startswith(("| inner", "| inner and outer"))]
     assert len(table) == len(settings)
-    for line, setting in zip(table, settings, strict=True):
-        ms = {
-            row["variant"]: row["median_ms"]
-            for row in rows
-            if (row["points"], row["share"], row["batch"]) == setting
-        }
-        dense = min(ms["dense-compiled"], ms["dense-onnxruntime"])
-        order = ("dense-compiled", "dense-onnxruntime", "masked", "runtime", "slim-compiled")
+    for line, ((layers, share, images), forms) in zip(table, settings.items(), strict=True):
+        ms = {name: row["median_ms"] for name, row in forms.items()}
+        low, high = forms["runtime"]["interval_ms"]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[0] == {"inner": "inner", "both": "inner and outer"}[setting[0]]
-        assert cells[1:3] == [f"{100 * setting[1]:.0f} %", str(setting[2])]
-        assert cells[3:8] == [f"{ms[variant]:.1f}" for variant in order]
-        assert cells[8:] == [
-            f"{dense / ms['runtime']:.2f} ×",
-            f"{ms['runtime'] / ms['slim-compiled']:.2f}",
-        ]
+        assert cells[0] == {"inner": "inner", "both": "inner and outer"}[layers]
+        assert cells[1:3] == [f"{100 * share:.0f} %", str(images)]
+        order = ("dense-compiled", "dense-onnxruntime", "masked")
+        assert cells[3:6] == [f"{ms[variant]:.1f}" for variant in order]
+        assert cells[6] == f"{ms['runtime']:.1f} ({low:.1f}-{high:.1f})"
+        assert cells[7] == f"{ms['slim-compiled']:.1f}"
+        assert cells[8] == saved_time(forms)
+        assert cells[9] == saved_time(again[layers, share, images])
+        assert cells[10] == f"{ms['runtime'] / ms['slim-compiled']:.2f}"
 
 
 def test_the_curve_is_the_measured_one() -> None:
@@ -119,6 +129,17 @@ def test_the_compressed_run_is_the_measured_one() -> None:
         page.split()
     )
     assert unseen["same_class"] == unseen["images"]
+
+
+def test_the_cost_of_an_analysis_is_the_measured_one() -> None:
+    found = json.loads((RESULTS / "analysis_cost.json").read_text())
+    page = " ".join((README.parent / "docs" / "analyze.md").read_text().split())
+    run, generated = found["analysis"], found["generated"]
+    assert f"takes {run['seconds']:.0f} seconds and {run['peak_bytes'] / 1e9:.1f} GB" in page
+    assert f"the page has {run['page_bytes'] / 1e6:.1f} MB" in page
+    assert f"the record takes {generated['record_bytes'] / 1e6:.0f} MB" in page
+    seconds = sum(generated["seconds"].values())
+    assert f"all statistics {seconds:.0f} seconds and {generated['peak_bytes'] / 1e9:.1f} GB" in page
 
 
 def test_the_tests_behind_each_fault_are_there() -> None:
