@@ -139,7 +139,9 @@ def test_the_cost_of_an_analysis_is_the_measured_one() -> None:
     assert f"the page has {run['page_bytes'] / 1e6:.1f} MB" in page
     assert f"the record takes {generated['record_bytes'] / 1e6:.0f} MB" in page
     seconds = sum(generated["seconds"].values())
-    assert f"all statistics {seconds:.0f} seconds and {generated['peak_bytes'] / 1e9:.1f} GB" in page
+    assert (
+        f"all statistics {seconds:.0f} seconds and {generated['peak_bytes'] / 1e9:.1f} GB" in page
+    )
 
 
 def test_the_tests_behind_each_fault_are_there() -> None:
