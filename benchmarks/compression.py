@@ -1,6 +1,8 @@
 """Compress a run by the gates of its training images, and keep the report as a result.
 
-python benchmarks/compression.py RUN --data cifar10 --out results/compression_resnet164.json
+    python benchmarks/compression.py RUN --data DIR --out results/compression_resnet164.json
+
+The smaller run itself is not kept.
 """
 
 import tempfile

@@ -105,9 +105,7 @@ def main(settings: Settings) -> None:
     device = torch.device("cpu")
     with joined(device) as processes:
         if processes.count < 2:
-            raise SystemExit(
-                f"this process is alone: torchrun --standalone --nproc-per-node 2 {sys.argv[0]}"
-            )
+            raise SystemExit(f"this process is alone: {_TORCHRUN} {sys.argv[0]}")
         together = Piece(settings, processes, 1)
         alone = Piece(settings, ALONE, processes.count) if processes.first else None
         apart = Piece(settings, ALONE, 1)

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from math import inf, isnan
 from pathlib import Path
 
-from gaternet.disk import write_file
-from gaternet.errors import UsageError, UserError
+from gaternet.disk import make_directory, write_file
+from gaternet.errors import UsageError
 from gaternet.measured_runs import read_runs
 from gaternet.reproduction.jobs import Job, Length, jobs_of, with_parts
 from gaternet.reproduction.report import render
@@ -76,10 +76,7 @@ def wanted(request: ReproductionRequest) -> list[Job]:
 def write_report(results: Path, report: Path) -> None:
     """Write the page of the measured runs in a folder; raise UserError where that cannot be."""
     runs = read_runs(results) if results.is_dir() else []
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {report}: {error.strerror}") from error
+    make_directory(report.parent)
     write_file(report, render(runs, os.path.relpath(results, report.parent)))
 
 

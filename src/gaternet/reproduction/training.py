@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
-from gaternet.disk import write_file
+from gaternet.disk import make_directory, write_file
 from gaternet.errors import Interrupted, UserError
 from gaternet.reproduction.jobs import Job
 from gaternet.training.config import Sources
@@ -92,7 +92,7 @@ def _finish(job: Job, places: Places, options: Options) -> Run:
     told = replace(options, command=job.command)
     ended = path.exists() and open_run(path).result is not None
     run = open_run(path) if ended else train_or_continue(job.recipe, sources, path, told)
-    places.results.mkdir(parents=True, exist_ok=True)
+    make_directory(places.results)
     write_file(places.result(job), (path / "result.json").read_text())
     return run
 
