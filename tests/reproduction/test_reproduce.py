@@ -178,3 +178,11 @@ def test_mistakes_are_told_before_anything_is_written(
 ) -> None:
     assert message in terminal.fail(2, "reproduce", "table1", *more)
     assert not list(here.iterdir())
+
+
+def test_torchrun_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, terminal: Terminal
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "without torchrun" in terminal.fail(2, "reproduce", "table1")
+    assert not list(here.iterdir())

@@ -17,6 +17,7 @@ from gaternet.reproduction.training import Places, check_begun, missing, train_m
 from gaternet.spelling import did_you_mean
 from gaternet.training.config import check
 from gaternet.training.phases import Options
+from gaternet.training.processes import refuse_torchrun
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
 
     Raises UserError for what cannot be, before anything is trained.
     """
+    refuse_torchrun("reproduce trains each run in one process, and several may work on one table")
     jobs = wanted(request)
     places = request.places
     check_begun(jobs, places)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from gaternet.errors import UserError
+from gaternet.errors import UsageError, UserError
 
 _GLOO = ("gloo", "pair closure", "connection closed by peer", "connection reset by peer")
 
@@ -139,6 +139,12 @@ def _over_gloo(timeout: timedelta) -> dist.ProcessGroup:
     group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(group, dist.ProcessGroup)  # every process is in it
     return group
+
+
+def refuse_torchrun(why: str) -> None:
+    """Raise UsageError, saying why, where this process is one of several that torchrun started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(f"{why}: run it without torchrun")
 
 
 def _restarts() -> int:

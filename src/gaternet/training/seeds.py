@@ -24,6 +24,7 @@ from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
 from gaternet.training.compute import choose_device, usable_cores
 from gaternet.training.config import Recipe, Sources, check
+from gaternet.training.processes import refuse_torchrun
 from gaternet.training.reopening import differences, in_words
 from gaternet.training.run import RunConfig, open_run
 from gaternet.training.starting import choose_start
@@ -170,8 +171,7 @@ class _Children:
 
 
 def _check(recipe: Recipe, several: Several) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("--seeds starts processes of its own: run it without torchrun")
+    refuse_torchrun("--seeds starts processes of its own")
     if any(word.partition("=")[0] == "--seed" for word in several.typed):
         raise UsageError("--seed and --seeds: give one of them")
     if several.at_once is not None and several.at_once < 1:
