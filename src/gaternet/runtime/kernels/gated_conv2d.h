@@ -263,36 +263,38 @@ struct Group {
   const Open& open;
   const Band& band;
   const std::vector<Step>& steps;
+  std::vector<int32_t>& lines;  // of the output of a tile, from its first pixel and filter
   const int32_t* blocks;
-  const int32_t* next;  // the blocks after these, or null
+  const int32_t* next;   // the blocks after these, or null
+  const int32_t* share;  // end of the blocks that are this worker's own
+};
+
+// What a tile has fetched for those after it, step by step, lest many wait at once: a block's
+// weights, and the lines of an output. Nobody else guesses what gates leave.
+struct Errand {
+  const float* weight;
+  const float* output;
 };
 
 // `kPixels` neighbouring pixels of `kBlocks` blocks of filters, from their bias to the output image.
-// Where `fetches`, it has the weights of the next group fetched as well.
 template <int kPixels, int kBlocks>
-void tile(const Group& group, const Row& row, bool fetches) {
+void tile(const Group& group, const Row& row, const Errand& errand) {
   const Shape& s = group.s;
   const Operands& a = group.a;
   const int64_t weight_row = s.kernel_width * s.channels * kLanes;
   const int64_t size = s.kernel_height * weight_row;
   const float* weight[kBlocks];
-  const float* fetched[kBlocks];
   Vector sums[kPixels][kBlocks];
 #pragma GCC unroll 4
   for (int b = 0; b < kBlocks; ++b) {
     weight[b] = a.weight + group.blocks[b] * size;
-    fetched[b] = fetches ? a.weight + group.next[b] * size : weight[b];
     const Vector bias = load(a.bias + group.blocks[b] * kLanes);
 #pragma GCC unroll 28
     for (int p = 0; p < kPixels; ++p) sums[p][b] = bias;
   }
-  for (int p = 0; p < kPixels; ++p) {  // on their way from memory while the sums are made
-    const int64_t to = (row.at + p) * s.filters;
-    for (int b = 0; b < kBlocks; ++b) __builtin_prefetch(a.y + to + group.blocks[b] * kLanes, 1);
-  }
+  const int32_t* lines = group.lines.data();
   const Step* steps = group.steps.data();
   const int64_t count = static_cast<int64_t>(group.steps.size()) - kAhead;
-  const Step* ahead = fetches ? steps : steps + kAhead;  // nobody else guesses what gates leave
   const int64_t pixel = group.band.pixel;
   for (int64_t ky = row.first_tap; ky < row.last_tap; ++ky) {
     const float* tap_row = row.input + ky * group.band.tap_row;
@@ -303,8 +305,10 @@ void tile(const Group& group, const Row& row, bool fetches) {
 #pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) {
         w[b] = load(weight[b] + first + steps[i].weight);
-        __builtin_prefetch(fetched[b] + first + ahead[i].weight);
+        __builtin_prefetch(weight[b] + first + steps[i + kAhead].weight);
       }
+      __builtin_prefetch(errand.weight + first + steps[i].weight);
+      __builtin_prefetch(errand.output + lines[i], 1);
 #pragma GCC unroll 28
       for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 4
@@ -317,7 +321,7 @@ void tile(const Group& group, const Row& row, bool fetches) {
                     [&](int p) { return sums[p][b]; });
 }
 
-using Tile = void (*)(const Group&, const Row&, bool);
+using Tile = void (*)(const Group&, const Row&, const Errand&);
 
 template <int kBlocks, int... kPixels>
 constexpr std::array<Tile, sizeof...(kPixels)> tiles_of(std::integer_sequence<int, kPixels...>) {
@@ -329,21 +333,6 @@ const std::array<Tile, kSums / kBlocks>& tiles() {
   static constexpr auto table =
       tiles_of<kBlocks>(std::make_integer_sequence<int, kSums / kBlocks>{});
   return table;
-}
-
-// A row of pixels in tiles of nearly equal length. The second tile fetches what comes next: the
-// first one still waits for its own weights.
-template <int kBlocks>
-void run_row(const Group& group, const Row& row, int64_t length, bool fetches) {
-  constexpr int64_t longest = kSums / kBlocks;
-  const int64_t count = (length + longest - 1) / longest;
-  int64_t from = 0;
-  for (int64_t t = 1; t <= count; ++t) {
-    const int64_t to = length * t / count;
-    const Row part{row.at + from, row.input + from * group.band.pixel, row.first_tap, row.last_tap};
-    tiles<kBlocks>()[to - from - 1](group, part, fetches && t == std::min<int64_t>(2, count));
-    from = to;
-  }
 }
 
 // What closed blocks of filters leave: zeros, or the residual as the activation lets it through.
@@ -360,15 +349,44 @@ inline void fill_closed(const Shape& s, const Operands& a, const Open& open, int
   }
 }
 
+// Where the lines of an output of so many pixels are; as many as there are steps, at least.
+template <int kBlocks>
+void list_lines(const Group& group, const int32_t* blocks, int64_t pixels) {
+  std::vector<int32_t>& lines = group.lines;
+  lines.clear();
+  for (int64_t p = 0; p < pixels; ++p)
+    for (int b = 0; b < kBlocks; ++b)
+      lines.push_back(static_cast<int32_t>(p * group.s.filters + (blocks[b] - blocks[0]) * kLanes));
+  lines.resize(std::max(lines.size(), group.steps.size()));
+}
+
+// A group's tiles, of nearly equal length, row by row. Each has the output of the next one fetched,
+// those after the first a block of the next group's weights each: the first waits for its own.
 template <int kBlocks>
 void run_blocks(const Group& group, const float* input, int64_t image) {
   const Shape& s = group.s;
+  const Operands& a = group.a;
   const Band& band = group.band;
   const int64_t rows = s.pointwise() ? 1 : band.last - band.first;
   const int64_t length = s.pointwise() ? band.last - band.first : s.columns;
-  const int64_t fetching = group.next ? band.first + std::min<int64_t>(rows - 1, 1) : -1;
-  for (int64_t row = band.first; row < band.first + rows; ++row)
-    run_row<kBlocks>(group, row_of(s, band, input, image, row), length, row == fetching);
+  constexpr int64_t longest = kSums / kBlocks;
+  const int64_t across = (length + longest - 1) / longest, count = rows * across;
+  const int64_t pixels = (length + across - 1) / across;
+  const int64_t size = s.kernel_height * s.kernel_width * s.channels * kLanes;
+  list_lines<kBlocks>(group, group.blocks, pixels);
+  for (int64_t i = 0; i < count; ++i) {
+    const Row row = row_of(s, band, input, image, band.first + i / across);
+    const int64_t from = length * (i % across) / across, to = length * (i % across + 1) / across;
+    const Row part{row.at + from, row.input + from * band.pixel, row.first_tap, row.last_tap};
+    const bool last = i + 1 == count;
+    const int32_t* after = last && group.next ? group.next : group.blocks;
+    if (after == group.next) list_lines<kBlocks>(group, after, pixels);
+    const int64_t at = last ? row_of(s, band, input, image, band.first).at : row.at + to;
+    const bool fetches = group.next && i > 0 && i <= kBlocks;
+    const int32_t block = fetches ? group.next[i - 1] : group.blocks[0];
+    const Errand errand{a.weight + block * size, a.y + at * s.filters + after[0] * kLanes};
+    tiles<kBlocks>()[to - from - 1](group, part, errand);
+  }
 }
 
 // The open blocks `from` … `to` of a band, whose input `input` points at, in groups of `kBlocks`.
@@ -376,7 +394,7 @@ void run_blocks(const Group& group, const float* input, int64_t image) {
 template <int kBlocks>
 const int32_t* run_groups(Group group, const int32_t* to, const float* input, int64_t image) {
   for (; group.blocks + kBlocks <= to; group.blocks += kBlocks) {
-    group.next = group.blocks + 2 * kBlocks <= to ? group.blocks + kBlocks : nullptr;
+    group.next = group.blocks + 2 * kBlocks <= group.share ? group.blocks + kBlocks : nullptr;
     run_blocks<kBlocks>(group, input, image);
   }
   return group.blocks;
@@ -393,34 +411,48 @@ inline void run_band(Group group, const float* input, int64_t from, int64_t to, 
   run_groups<1>(group, end, input, image);
 }
 
-// How a layer is cut into pieces: bands of rows (of pixels, if pointwise), and groups of blocks.
+// How an image is cut into pieces: bands of rows (of pixels, if pointwise), shares of the filters,
+// parts of those.
 struct Cut {
-  int64_t rows;    // of the whole image, in the unit of bands
-  int64_t band;    // rows a band
-  int64_t bands, groups;
+  int64_t rows, unit;  // of the whole image; that stay together
+  int64_t bands, shares, parts;
+
+  int64_t pieces() const { return bands * shares * parts; }
+
+  // The rows of a band: nearly as many in each.
+  std::array<int64_t, 2> band(int64_t band) const {
+    const int64_t units = (rows + unit - 1) / unit;
+    const auto cut = [&](int64_t i) { return std::min(units * i / bands * unit, rows); };
+    return {cut(band), cut(band + 1)};
+  }
+
+  // Of so many open blocks where a part of a share begins and ends, and where the share does. Parts
+  // end with four blocks, where they can: in narrow images four are computed together.
+  std::array<int64_t, 3> blocks(int64_t share, int64_t part, int64_t open) const {
+    const int64_t first = open * share / shares, end = open * (share + 1) / shares;
+    const int64_t fours = (end - first + 3) / 4;
+    const auto cut = [&](int64_t i) { return std::min(first + 4 * (fours * i / parts), end); };
+    return {cut(part), cut(part + 1), end};
+  }
 };
 
 constexpr int64_t kPackedBytes = 384 << 10;  // a band's input: it shares the second-level cache
 
 inline Cut cut(const Shape& s, int64_t workers) {
   const int64_t rows = s.pointwise() ? s.rows * s.columns : s.rows;
-  const int64_t pixel = s.channels * 4;
-  const int64_t row = s.pointwise() ? pixel : s.columns * s.stride_x * s.stride_y * pixel;
-  int64_t band = std::max<int64_t>(kPackedBytes / row, 1);
-  int64_t groups = 1;
-  if (s.batch < workers) {
-    const int64_t weights = s.blocks() * kLanes * s.channels * s.kernel_height * s.kernel_width;
-    const int64_t image = s.height * s.width * s.channels;
-    if (weights > image) {
-      groups = std::min(4 * workers, (s.blocks() + 3) / 4);
-    } else {
-      band = std::min(band, (rows + 2 * workers - 1) / (2 * workers));
-    }
-  }
-  if (s.pointwise()) band = (band + kLongestTile - 1) / kLongestTile * kLongestTile;
-  band = std::min(band, rows);
-  const int64_t bands = (rows + band - 1) / band;
-  return {rows, (rows + bands - 1) / bands, bands, groups};
+  const int64_t unit = s.pointwise() ? kLongestTile : 1;
+  const int64_t units = (rows + unit - 1) / unit;
+  const int64_t pixels = s.pointwise() ? unit : s.columns * s.stride_x * s.stride_y;
+  const int64_t largest = std::max<int64_t>(kPackedBytes / (4 * s.channels * pixels), 1);
+  const int64_t bands = (units + largest - 1) / largest;
+  if (s.batch >= workers) return {rows, unit, bands, 1, 1};
+  const int64_t weights = s.blocks() * kLanes * s.channels * s.kernel_height * s.kernel_width;
+  const int64_t images = s.height * s.width * s.channels + s.rows * s.columns * s.filters;
+  // With bands a worker reads all weights, with shares all of an image that others have just written:
+  // that is further away.
+  if (weights > 3 * images) return {rows, unit, bands, std::min(workers, (s.blocks() + 3) / 4), 4};
+  const int64_t each = (bands + workers - 1) / workers;
+  return {rows, unit, std::min(units, each * workers), 1, 1};
 }
 
 // Memory for packed images that grows as need be; a vector's own would not begin with a cache line.
@@ -447,40 +479,71 @@ class Buffer {
 
 using Parallel = std::function<void(int64_t workers, const std::function<void(int64_t)>&)>;
 
+// Hands out pieces 0 … count: to each worker its own share first, then what is left of the others'.
+// A worker has the same share of all layers that are cut alike, so that it finds most of what it
+// reads in its own cache: another one's can be as far away as memory.
+class Pieces {
+ public:
+  Pieces(int64_t count, int64_t workers) : shares_(workers) {
+    for (int64_t w = 0; w < workers; ++w) {
+      shares_[w].next = count * w / workers;
+      shares_[w].end = count * (w + 1) / workers;
+    }
+  }
+
+  template <typename Work>
+  void each(int64_t worker, const Work& work) {
+    const int64_t workers = static_cast<int64_t>(shares_.size());
+    for (int64_t i = 0; i < workers; ++i) {
+      Share& share = shares_[(worker + i) % workers];
+      for (int64_t piece = share.next++; piece < share.end; piece = share.next++) work(piece);
+    }
+  }
+
+ private:
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  std::vector<Share> shares_;
+};
+
 inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
                          const Parallel& parallel) {
   std::vector<Open> open(s.batch);
   for (int64_t n = 0; n < s.batch; ++n) open[n] = open_parts(s, a, n);
   const Cut c = cut(s, workers);
-  const int64_t pieces = s.batch * c.bands * c.groups;
-  std::atomic<int64_t> next{0};
-  parallel(std::min(workers, pieces), [&](int64_t) {
+  const int64_t count = s.batch * c.pieces();
+  workers = std::min(workers, count);
+  Pieces pieces(count, workers);
+  parallel(workers, [&](int64_t worker) {
     thread_local Buffer buffer;
     thread_local std::vector<Step> steps;
+    thread_local std::vector<int32_t> lines;
     const float* input = nullptr;
     int64_t prepared = -1;
-    for (int64_t piece = next++; piece < pieces; piece = next++) {
-      const int64_t which = piece / c.groups, group = piece % c.groups;
-      const int64_t n = which / c.bands, first = which % c.bands * c.band;
-      const int64_t last = std::min(first + c.band, c.rows);
-      if (first >= last) continue;
+    pieces.each(worker, [&](int64_t piece) {
+      const int64_t part = piece % c.parts, b = piece / c.parts % c.bands;
+      const int64_t share = piece / c.parts / c.bands % c.shares, n = piece / c.pieces();
+      const auto [first, last] = c.band(b);
       const Open& left = open[n];
       const int64_t pixels = s.pointwise() ? 1 : s.columns;
       const int64_t image = n * s.rows * s.columns;
-      if (group == 0) fill_closed(s, a, left, image + first * pixels, image + last * pixels);
-      const int64_t blocks = static_cast<int64_t>(left.blocks.size());
-      const int64_t from = blocks * group / c.groups, to = blocks * (group + 1) / c.groups;
-      if (from == to) continue;
+      if (share == 0 && part == 0)
+        fill_closed(s, a, left, image + first * pixels, image + last * pixels);
+      const auto [from, to, end] = c.blocks(share, part, static_cast<int64_t>(left.blocks.size()));
+      if (from == to) return;
       const Band band = band_of(s, left, first, last);
-      if (which != prepared) {
+      if (n * c.bands + b != prepared) {
+        prepared = n * c.bands + b;
         const float* whole = a.x + n * s.height * s.width * s.channels;
         list_steps(s, left, band, steps);
         input = band.direct ? whole + first * s.channels
                             : pack(s, whole, band, left, buffer.at_least(left.planes() * band.plane()));
-        prepared = which;
       }
-      run_band({s, a, left, band, steps, nullptr, nullptr}, input, from, to, image);
-    }
+      const int32_t* own = left.blocks.data() + end;
+      run_band({s, a, left, band, steps, lines, nullptr, nullptr, own}, input, from, to, image);
+    });
   });
 }
 
