@@ -58,7 +58,7 @@ class TrainingArguments:
     augmentation: Augmentation
     compute: Compute
     backbone: Path | None = None
-    """Run that the backbone's weights come from; none: as the recipe says."""
+    """Run, or name from `gaternet models`, that its weights come from; none: as the recipe says."""
     pretrained: FlagCreatePairsOff[bool] = False
     """Start from timm's own weights where no run is given."""
     from_scratch: FlagCreatePairsOff[bool] = False
@@ -91,7 +91,7 @@ class GatedArguments(TrainingArguments):
 
     gating: Gating = field(default_factory=Gating)
     gater: Path | None = None
-    """Run that the gater's weights come from; none: as the recipe says."""
+    """Run, or name from `gaternet models`, that its weights come from; none: as the recipe says."""
 
 
 def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:

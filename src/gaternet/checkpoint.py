@@ -41,6 +41,7 @@ from gaternet.given_files import read_json as read_json_file
 from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import BINARIZERS, GumbelSigmoid, RandomGates, make_binarizer
+from gaternet.trained import located, suggestion
 
 MANIFEST = "manifest.json"
 MODEL = "model"
@@ -231,12 +232,13 @@ def save(model: nn.Module, directory: str | Path) -> None:
 def load(directory: str | Path, *, strict: bool = False) -> nn.Module:
     """Load what `save` wrote, or the newest checkpoint of a run, in evaluation mode.
 
-    Where a run's newest checkpoint was damaged, the one before it is loaded, with a warning; if
-    `strict`, none is.
+    Where there is no such directory, a name from `gaternet models` is one of the package's
+    networks. Where a run's newest checkpoint was damaged, the one before it is loaded, with a
+    warning; if `strict`, none is.
 
     Raises UserError where the directory holds no model or a file of it was altered.
     """
-    path = Path(directory)
+    path = located(directory)
     with reaching(path):
         is_run = (path / "checkpoints").is_dir()
     found = verify_newest(path / "checkpoints", strict=strict) if is_run else verify(path)
@@ -465,7 +467,7 @@ def _no_model(path: Path) -> str:
     """Say what is wrong with a path that a model was expected at."""
     if pickled := describe_pickle_file(path):
         return f"{path} {pickled}; give the directory of a run or of a saved model"
-    return f"{path} holds no model: it has no {MANIFEST}"
+    return f"{path} holds no model: it has no {MANIFEST}{suggestion(path)}"
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -68,6 +68,17 @@ def recipes(
         presentation.recipe_settings(get(name))
 
 
+def models(json: Switch = False) -> None:
+    """List the trained networks that come with gaternet: names that go where a run is read.
+
+    Args:
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation, trained
+
+    presentation.trained_models(trained.models(), as_json=json)
+
+
 def train(recipe: Annotated[Positional[str], arg(metavar="RECIPE")]) -> None:
     """Train a recipe; `gaternet train RECIPE --help` shows its flags and settings.
 
@@ -89,7 +100,7 @@ def evaluate(
     """Measure a run's error, top-1 and top-5, and what its gates do.
 
     Args:
-        run: Run directory.
+        run: Run directory, or a name from `gaternet models`.
         data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to measure on.
         gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard);
@@ -123,10 +134,11 @@ def analyze(
     """Say what a run's gates have learned: statistics, figures, and whether they mean anything.
 
     Args:
-        run: Run directory.
+        run: Run directory, or a name from `gaternet models`.
         data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to analyze.
-        out: Directory to write into, a folder for each split; none: RUN/analysis.
+        out: Directory to write into, a folder for each split; none: RUN/analysis, or
+            NAME-analysis for a name.
         against: Other images to compare the gates on; none: validation, if there are such images.
         tsne: Leave out the picture of images by their gates, which takes longest.
         device: auto, cpu, cuda or cuda:N.
@@ -134,6 +146,7 @@ def analyze(
     """
     from gaternet import presentation
     from gaternet.analysis.command import AnalysisRequest, analyze_run
+    from gaternet.analysis.saved import analysis_of
     from gaternet.analysis.terminal import print_findings
     from gaternet.training.compute import choose_device
     from gaternet.training.processes import joined
@@ -142,7 +155,7 @@ def analyze(
     with joined(choose_device(device)) as processes:
         found = analyze_run(run, request, processes, presentation.progress_console())
         if found:
-            written = (out or run / "analysis") / split
+            written = (out or analysis_of(run)) / split
             print_findings(found, written, as_json=json)
 
 
@@ -160,7 +173,7 @@ def compress(
     """Remove the filters that never open and the gates that never close; say what it changed.
 
     Args:
-        run: Run directory.
+        run: Run directory, or a name from `gaternet models`.
         out: Directory of the smaller run, its plan.json and report.json; it must be new.
         data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images whose gates decide what goes; test images only serve the report.
@@ -190,7 +203,7 @@ def predict(
     """Classify images; show the probabilities and how many gates each layer opens.
 
     Args:
-        run: Run directory.
+        run: Run directory, or a name from `gaternet models`.
         images: Image files.
         explain: Show gate by gate what is open, beside the class's mean where the run was analyzed;
             with a file behind it, also as a page for a browser.
@@ -237,7 +250,7 @@ def export(
     """Write a model as an ONNX or torch.export file, verified, that runs without this package.
 
     Args:
-        model: Run directory, or a directory that a model was saved in.
+        model: Run directory, directory that a model was saved in, or name from `gaternet models`.
         out: File to write; it ends in .onnx or .pt2 and must be new.
         run: Run whose classes and scaling of images the file states; none: the model's own.
         data: Folder or hub name of images to verify the file on; none: random images alone.
@@ -275,7 +288,7 @@ def bench_macs(
     """Count the multiply-accumulates that a run's images need, gater included, layer by layer.
 
     Args:
-        run: Run directory.
+        run: Run directory, or a name from `gaternet models`.
         data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to count on.
         images: How many of them, the first ones; none: all.
@@ -309,7 +322,7 @@ def bench_latency(
     """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
 
     Args:
-        run: Run directory; its own gates, on test images.
+        run: Run directory, or a name from `gaternet models`; its own gates, on test images.
         model: A network by name instead, such as timm/resnet50, with random gates and no gater.
         open_share: With --model: share of each layer's gates that is open.
         points: With --model: gated layers; outer are the paper's, inner those before.
@@ -451,6 +464,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compress": compress,
     "export": export,
     "recipes": recipes,
+    "models": models,
     "ledger": ledger,
     "reproduce": reproduce,
     "import-authors": import_authors,

@@ -25,6 +25,7 @@ from gaternet.model import GatedModel
 from gaternet.runtime.compiler import compile
 from gaternet.runtime.export import BATCHES, ExportResult, export
 from gaternet.runtime.serving import Serving
+from gaternet.trained import located
 from gaternet.training.compute import choose_device, hardware, plan
 from gaternet.training.config import Compute
 from gaternet.training.evaluation import Evaluation, evaluate
@@ -248,7 +249,7 @@ def export_model(
         if not isinstance(model, GatedModel):
             raise UsageError(f"{path} is a plain network: --compiled needs gates")
         model = compile(model)
-    if run is None and (path / "config.json").is_file():
+    if run is None and (located(path) / "config.json").is_file():
         run = path
     if run is None:
         if data is not None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gaternet import checkpoint
 from gaternet.analysis.classes import class_rates
 from gaternet.analysis.page import Page, PageTable
-from gaternet.analysis.saved import GATES, read_record, source_of, weights_of
+from gaternet.analysis.saved import GATES, analysis_of, read_record, source_of, weights_of
 from gaternet.commands import Prediction, Seen, see_images
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GatedModel
@@ -121,7 +121,7 @@ def saved_means(path: Path, model: GatedModel) -> ClassMeans | None:
     binarizer = model.binarizer
     weights = weights_of(checkpoint.newest(open_run(path).checkpoints))
     for split in SPLITS:
-        directory = path / "analysis" / split / GATES
+        directory = analysis_of(path) / split / GATES
         source = source_of(directory)
         wanted = {
             "weights": weights,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gaternet.run_latency import Latencies
     from gaternet.run_macs import RunMacs
     from gaternet.runtime.export import ExportResult
+    from gaternet.trained import TrainedModel
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
     from gaternet.training_pace import TrainingPace
@@ -68,6 +69,24 @@ def recipe_settings(recipe: "Recipe") -> None:
 
     costs = {"length": describe_length(recipe), **asdict(cost(recipe))}
     print_json(recipe_to_dict(recipe) | {"costs": costs})
+
+
+def trained_models(models: Iterable["TrainedModel"], *, as_json: bool) -> None:
+    """Print the networks that come with the package, and their error on test images."""
+    if as_json:
+        print_json([asdict(model) for model in models])
+        return
+    console = Console(markup=False, highlight=False)
+    table = new_table("name", "recipe", "epochs", "error", "size")
+    for model in models:
+        error, size = f"{model.test_error_percent:.2f} %", f"{model.bytes / 1e6:.1f} MB"
+        table.add_row(model.name, model.recipe, str(model.epochs), error, size)
+    console.print(table)
+    console.print(
+        "\nerror is that on test images; a name goes wherever a run is read: gaternet predict NAME "
+        "IMAGE, …",
+        soft_wrap=True,
+    )
 
 
 def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:

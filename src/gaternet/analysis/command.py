@@ -30,6 +30,7 @@ from gaternet.analysis.page.report import report_page
 from gaternet.analysis.saved import (
     GATES,
     PAGE,
+    analysis_of,
     check_record_place,
     read_record,
     source_of,
@@ -55,7 +56,7 @@ BATCH_SIZE = 250
 class AnalysisRequest:
     """What to analyze a run on.
 
-    out: directory that is written to; None: RUN/analysis
+    out: directory that is written to; None: where `analysis_of` has it
     against: another split whose gates are compared; None: validation, if images were held out
     """
 
@@ -105,7 +106,7 @@ def analyze_run(
     """
     console = console if console and processes.first else Console(quiet=True)
     network = _load(path, request, processes, console)
-    run, out = network.run, request.out or path / "analysis"
+    run, out = network.run, request.out or analysis_of(path)
     directory = out / request.split
     against = request.against or _held_out(run, request.split)
     for split in filter(None, (request.split, against)):

@@ -13,11 +13,21 @@ from gaternet import checkpoint
 from gaternet.analysis.record import GateRecord
 from gaternet.analysis.split_record import Extremes, SplitRecord
 from gaternet.errors import UserError
+from gaternet.trained import located, name_of
 
 GATES = "gates"
 PAGE = "report.html"
 VERSION = 1
 """Of the layout of what is written; a record of another one is made anew."""
+
+
+def analysis_of(run: Path) -> Path:
+    """Return where the analysis of a run lies where nothing else is said: RUN/analysis.
+
+    Of a network of the package, which stays as it is, NAME-analysis in the current directory.
+    """
+    name = name_of(located(run))
+    return Path(f"{name}-analysis") if name else run / "analysis"
 
 
 def write_record(record: SplitRecord, directory: str | Path, source: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from gaternet import checkpoint
 from gaternet.disk import append_line, clear_leftovers, leftovers, remove_directory, write_file
 from gaternet.errors import UserError
 from gaternet.given_files import describe_pickle_file, reaching, read_json, validate
+from gaternet.trained import located, suggestion
 from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
 from gaternet.training.lock import LOCK
 
@@ -216,14 +217,18 @@ def _write_config(path: Path, config: RunConfig) -> None:
 
 
 def open_run(path: Path, *, writes: bool = True) -> Run:
-    """Open an existing run; raise UserError where `path` holds none or its config is damaged."""
+    """Open an existing run, or by its name a network of the package (`gaternet.trained`).
+
+    Raises UserError where `path` holds none or its config is damaged.
+    """
+    path = located(path)
     file = path / "config.json"
     with reaching(path):
         is_folder, is_run = path.is_dir(), file.exists()
     if not is_folder:
         if pickled := describe_pickle_file(path):
             raise UserError(f"{path} {pickled}; give the directory of a run")
-        raise UserError(f"{path}: there is no such run directory")
+        raise UserError(f"{path}: there is no such run directory{suggestion(path)}")
     if not is_run:
         raise UserError(f"{path} holds no run: it has no config.json")
     try:

@@ -19,6 +19,7 @@ from gaternet.graph import trace
 from gaternet.local import LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import make_binarizer
+from gaternet.trained import located, name_of, suggestion
 from gaternet.training.config import Gating, Recipe, Sources, parts
 from gaternet.training.run import Run, open_run
 from gaternet.training.trial import try_network
@@ -44,7 +45,9 @@ class Start:
 
     def origins(self) -> dict[str, str]:
         """Say where weights come from, so that a resumed run starts from the same."""
-        runs = {part: str(run.path.resolve()) for part, run in self.given.items()}
+        runs = {
+            part: name_of(run.path) or str(run.path.resolve()) for part, run in self.given.items()
+        }
         return {
             **runs,
             **dict.fromkeys(self.pretrained, "timm"),
@@ -88,9 +91,9 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
 def _open_given(part: str, path: Path) -> Run:
     if pickled := describe_pickle_file(path):
         raise UserError(f"--{part} {path} {pickled}; give the directory of a run")
-    if not path.is_dir():
+    if not located(path).is_dir():
         hint = f"; a network is named with {_NAMING[part]}" if backbones.is_name(str(path)) else ""
-        raise UserError(f"--{part} {path}: there is no such run directory{hint}")
+        raise UserError(f"--{part} {path}: there is no such run directory{hint}{suggestion(path)}")
     return open_run(path)
 
 
