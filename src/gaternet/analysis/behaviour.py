@@ -53,6 +53,18 @@ class Behaviour:
     probes: Probes | None
     swaps: tuple[Swap, ...]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no analysis finds."""
+        layers, classes = len(self.layers), len(self.classes)
+        if not layers or any(layer.total < 1 for layer in self.layers):
+            raise ValueError("layers: each has gates, and there is one")
+        if not len(self.open) == len(self.entropy) == layers:
+            raise ValueError(f"open, entropy: of {layers} layers each has one")
+        if sum(self.opened) != self.images or not self.images:
+            raise ValueError(f"opened: there are {self.images} images")
+        if [len(row) for row in self.agreement] != [classes] * classes:
+            raise ValueError(f"agreement: there are {classes} classes")
+
     @property
     def gates(self) -> int:
         """How many there are."""

@@ -44,6 +44,7 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
     jobs = wanted(request)
     places = request.places
     check_begun(jobs, places)
+    read_results(places.results)  # what cannot be read is told before hours are spent
     left = missing(jobs, places)
     say = options.console.print
     say(f"{len(jobs)} runs are wanted, {len(left)} are missing in {places.results}")

@@ -37,7 +37,7 @@ class Finding:
     paper: str
     here: str
     verdict: str
-    figure: str
+    figure: str | None
     caption: str
 
 
@@ -67,22 +67,21 @@ def findings_section(
             yield ""
             yield f"Here: {finding.here}"
             yield ""
-            yield f"![{finding.caption}]({pictures}/{measured.name}-{finding.figure}.png)"
-            yield ""
+            if finding.figure:
+                yield f"![{finding.caption}]({pictures}/{measured.name}-{finding.figure}.png)"
+                yield ""
 
 
-def finding_figures(behaviour: Behaviour) -> dict[str, Figure]:
-    """Return the figures of the findings, by their names."""
+def finding_figures(behaviour: Behaviour) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of the findings, and their names."""
+    yield "kinds", figures.layer_kinds(behaviour.layers)
+    yield "entropy", figures.layer_entropy(behaviour.layers, behaviour.entropy)
+    if class_likeness(behaviour.agreement):
+        agreement = np.array(behaviour.agreement, dtype=np.float64)
+        yield "classes", figures.class_agreement_heat_map(agreement, behaviour.classes)
     opened = np.arange(len(behaviour.opened)) + behaviour.open_gates.least
-    agreement = np.array(behaviour.agreement, dtype=np.float64)
-    return {
-        "kinds": figures.layer_kinds(behaviour.layers),
-        "entropy": figures.layer_entropy(behaviour.layers, behaviour.entropy),
-        "classes": figures.class_agreement_heat_map(agreement, behaviour.classes),
-        "open-gates": figures.open_gates_histogram(
-            np.repeat(opened, behaviour.opened), behaviour.open_gates
-        ),
-    }
+    images = np.repeat(opened, behaviour.opened)
+    yield "open-gates", figures.open_gates_histogram(images, behaviour.open_gates)
 
 
 def _redundancy(behaviour: Behaviour) -> Finding:
@@ -149,7 +148,7 @@ def _classes(behaviour: Behaviour) -> Finding:
         "are far from set apart: the gater does not take the task over.",
         here,
         verdict,
-        "classes",
+        "classes" if likeness else None,
         "Share of gates that images of two classes have alike",
     )
 

@@ -41,7 +41,7 @@ def draw(found: Results) -> Iterator[tuple[str, Figure]]:
     for curve in found.curves:
         yield curve.name, curve_figure(curve.found)
     for behaviour in found.behaviours:
-        for name, figure in finding_figures(behaviour.found).items():
+        for name, figure in finding_figures(behaviour.found):
             yield f"{behaviour.name}-{name}", figure
 
 

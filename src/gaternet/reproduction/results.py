@@ -44,6 +44,13 @@ class Sweep:
     validation: int
     rows: tuple[SweepRow, ...]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no sweep finds."""
+        if not self.rows or self.validation < 1:
+            raise ValueError("rows, validation: there is at least one of each")
+        if not all(0 <= row.validation_error_percent <= 100 for row in self.rows):
+            raise ValueError("validation_error_percent: 0 to 100")
+
 
 @dataclass(frozen=True)
 class CurvePoint:
@@ -73,6 +80,11 @@ class Curve:
 
     batch: int
     rows: tuple[CurvePoint, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no curve has."""
+        if not self.rows:
+            raise ValueError("rows: there is at least one")
 
 
 T = TypeVar("T")
