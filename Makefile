@@ -15,7 +15,7 @@ FAULTS := $(patsubst %,tests/training/test_%.py,crashes crashes_of_recipes inter
 	rank_faults seeds) \
 	$(addprefix tests/data/test_,workers.py image_bombs.py)
 
-.PHONY: demo test test-faults test-all check clean
+.PHONY: demo test test-faults test-all check results clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -35,6 +35,11 @@ check: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# docs/results.md with its figures, and the README's tables, from results/.
+results: .venv/installed
+	$(BIN)/gaternet reproduce table1 --budget 0
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf .venv

@@ -25,6 +25,7 @@ THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 class Point:
     """One network at one threshold: error on test images, and what an image costs.
 
+    budget: what its gates were trained for, as a share of the plain backbone
     threshold: of the gates; None for a plain network
     macs: multiply-accumulates that an image needs, mean, the gater's included
     """
@@ -32,6 +33,7 @@ class Point:
     run: str
     backbone: str
     epochs: int
+    budget: float | None
     threshold: float | None
     error_percent: float
     macs: float
@@ -86,8 +88,11 @@ def _points(path: Path, data: str) -> Iterator[Point]:
         found = evaluate_run(path, request).evaluation
         size = run.config.recipe.data.input_size
         macs = found.gates.needed_macs if found.gates else _dense_macs(model, size)
-        backbone = run.config.recipe.backbone
-        yield Point(str(path), backbone, epochs, threshold, found.error_percent, macs)
+        recipe = run.config.recipe
+        budget = recipe.gating.budget if recipe.gating else None
+        yield Point(
+            str(path), recipe.backbone, epochs, budget, threshold, found.error_percent, macs
+        )
 
 
 def _dense_macs(model: nn.Module, size: tuple[int, int, int]) -> int:

@@ -1,6 +1,7 @@
 """Choose λ, the weight of the L1 term, on validation images: one short gated run for each value.
 
-    python benchmarks/sparsity_sweep.py --data cifar10 --runs runs/sweep
+    python benchmarks/sparsity_sweep.py --data cifar10 --runs runs/sweep \
+        [--recipe cifar10/resnet56-gated-short] [--epochs 6] [--values 0 0.1 0.3 1]
 
 The backbone and the gater are pre-trained once, on the 45,000 images that are left when 5,000 are
 held out, and every gated run starts from them. Runs that are there already are not trained again,
@@ -30,14 +31,15 @@ class Arguments:
     data: str
     """Folder or hub name of the images."""
     runs: Path
-    """Directory for the runs."""
+    """Directory for the runs of this recipe, one for each value."""
     recipe: str = "cifar10/resnet20-gated-short"
     values: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0)
     epochs: int = 6
     """Epochs of each phase."""
     validation: int = 5000
     device: str = "auto"
-    out: Path = Path("results/sparsity_sweep.json")
+    out: Path | None = None
+    """JSON file to write; none: results/sparsity_sweep_RECIPE.json."""
 
 
 def main(arguments: Arguments) -> None:
@@ -59,7 +61,9 @@ def main(arguments: Arguments) -> None:
         recipe = replace(joint, gating=replace(joint.gating, sparsity=value))
         run = train_or_continue(recipe, sources, arguments.runs / f"lambda-{value:g}", options)
         rows.append(_row(value, run))
-    publish({**_plain(arguments), "rows": rows}, choose_device(arguments.device), arguments.out)
+    name = f"sparsity_sweep_{joint.name.replace('/', '-')}.json"
+    out = arguments.out or Path("results") / name
+    publish({**_plain(arguments), "rows": rows}, choose_device(arguments.device), out)
 
 
 def _row(value: float, run: Run) -> dict[str, Any]:

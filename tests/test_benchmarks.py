@@ -5,8 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from gaternet.errors import UserError
+from gaternet.reproduction.results import Results, read_results
+from generated_results import write_results
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -39,3 +44,50 @@ def test_one_process_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch
     two_processes = importlib.import_module("two_processes")
     with pytest.raises(SystemExit, match="--nproc-per-node 2"):
         two_processes.main(two_processes.Settings("digits/resnet8-gated", "digits"))
+
+
+def test_a_run_s_gates_are_kept_for_the_page(
+    gated_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    findings = importlib.import_module("findings")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/findings.py", "run"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    findings.main(findings.Arguments(gated_run, device="cpu"))
+    (measured,) = read_results(tmp_path / "results").behaviours
+    assert measured.file == f"findings_{gated_run.name}.json"
+    result = json.loads((gated_run / "result.json").read_text())
+    found, gates = measured.found, result["gates"]
+    assert found.gates == gates["total"]
+    assert sum(found.open) == pytest.approx(gates["mean_open"])
+    for kind in ("always_on", "always_off", "input_dependent"):
+        assert sum(getattr(layer, kind) for layer in found.layers) == gates[kind]
+    opened = np.arange(len(found.opened)) + found.open_gates.least
+    assert np.average(opened, weights=found.opened) == pytest.approx(gates["mean_open"])
+    assert 100 * (1 - found.accuracy) == pytest.approx(result["test_error_percent"], abs=1e-3)
+    assert len(found.agreement) == 10
+    assert len(found.swaps) == 5
+
+
+def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path) -> None:
+    readme = importlib.import_module("readme")
+    found = read_results(write_results(tmp_path / "results"))
+    page = "# A page\n<!-- errors -->\nstale\n<!-- end -->\nbetween\n<!-- gates -->\n<!-- end -->\n"
+    written = readme.fill(page, found)
+    assert readme.fill(written, found) == written
+    assert written.startswith("# A page\n<!-- errors -->\n")
+    assert "stale" not in written
+    assert "<!-- end -->\nbetween\n<!-- gates -->" in written
+    row = "| ResNet-20-Gated | 0.55 M | 81.6 M | 30 + 30 | 6.88 % | 8.00 % | [0](results/a.json) |"
+    assert row in written
+    # 8 + 36 of 8 × 16 gates.
+    assert (
+        "128 gates 8 are open for all of 1,000 test images,\n36 for none, and 84 depend" in written
+    )
+    assert "| open for most images | 1,000 | 80.0 % | -10.0 ± 2.0 |" in written
+    with pytest.raises(UserError, match="there is no <!-- gates -->"):
+        readme.fill(page.replace("gates", "bars"), found)
+    with pytest.raises(UserError, match="no two runs"):
+        readme.fill(page, Results())
+    with pytest.raises(UserError, match=r"no findings_\*.json"):
+        readme.fill(page, Results(found.runs))

@@ -122,6 +122,7 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "differs": [],
         "file": "b.json",
         "params": None,
+        "macs": None,
         "wall_seconds": None,
         "date": None,
     }

@@ -32,6 +32,8 @@ class MeasuredRun:
     """Settings in which it differs from its recipe, as given here."""
     file: str
     params: int | None = None
+    macs: int | None = None
+    """Multiply-accumulates of one image with every filter computed, the gater's included."""
     wall_seconds: float | None = None
     """Of its own epochs, without those of the networks that it started from."""
     date: str | None = None
@@ -74,6 +76,7 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "differs": _differing(values.get("settings", {}), recipes.RECIPES.get(name)),
             "file": file.name,
             "params": values.get("parameters"),
+            "macs": values.get("macs_per_image"),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),
         }

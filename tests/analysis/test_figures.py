@@ -103,11 +103,11 @@ def every_figure(classes: list[str]) -> dict[str, Figure]:
     macs = generator.random(60)
     by_class = pd.DataFrame(generator.random((len(classes), 3)), index=classes, columns=names)
     swaps = [Swap("its own", 60, 0.9, 0.0, 0.0), Swap("others", 60, 0.5, -0.4, 0.1)]
-    table = pd.DataFrame({"layer": names, "entropy": [0.1, 0.5, 0]})
+    layers = [LayerUse(name, 10, 2, 1) for name in names]
     slices = {name: slice(10 * number, 10 * number + 10) for number, name in enumerate(names)}
     agreement = generator.random((len(classes), len(classes)))
     return {
-        "entropy": figures.layer_entropy(table),
+        "entropy": figures.layer_entropy(layers, [0.1, 0.5, 0.0]),
         "information": figures.information_by_layer(rates, slices, 0.01),
         "classes": figures.class_layer_heat_map(by_class),
         "agreement": figures.class_agreement_heat_map(agreement, classes),

@@ -1,9 +1,12 @@
 """The page of results: every figure of it from the runs that it is given."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from gaternet.measured_runs import MeasuredRun
+from gaternet.reproduction.error_tables import ErrorTable, error_tables
 from gaternet.reproduction.report import render
+from gaternet.reproduction.results import Results
 
 PLAIN = MeasuredRun(
     recipe="cifar10/resnet20-short",
@@ -17,9 +20,33 @@ PLAIN = MeasuredRun(
     differs=[],
     file="plain.json",
     params=272_474,
+    macs=40_813_184,
     wall_seconds=5400,
 )
-GATED = replace(PLAIN, recipe="cifar10/resnet20-gated-short", error=8.25, seed=0, file="gated.json")
+GATED = replace(
+    PLAIN,
+    recipe="cifar10/resnet20-gated-short",
+    error=8.25,
+    seed=0,
+    file="gated.json",
+    pretrain_epochs={"backbone": 30, "gater": 20},
+)
+
+
+def page_of(runs: Sequence[MeasuredRun], results: str = "../results") -> str:
+    return render(Results(tuple(runs)), results)
+
+
+def run_of(recipe: str, *errors: float) -> list[MeasuredRun]:
+    return [
+        replace(PLAIN, recipe=f"{recipe}-short", error=error, seed=seed)
+        for seed, error in enumerate(errors)
+    ]
+
+
+def table_of(*runs: MeasuredRun) -> ErrorTable:
+    (table,) = error_tables(runs)
+    return table
 
 
 def rows(page: str) -> list[list[str]]:
@@ -29,38 +56,69 @@ def rows(page: str) -> list[list[str]]:
 
 def test_tables_say_what_was_measured() -> None:
     runs = [PLAIN, replace(PLAIN, error=9.9, seed=1000, wall_seconds=9000, file="b.json"), GATED]
-    page = render(runs, "../results")
+    page = page_of(runs)
     assert "## CIFAR-10, ResNet-20, 30 epochs a phase in place of 164" in page
     head, _, plain, gated, _, _, compared = rows(page)
-    assert head[:4] == ["network", "parameters", "paper's error", "test error"]
+    assert head[3:7] == ["epochs", "paper's error", "test error", "seeds"]
     assert plain == [
         "ResNet-20",
         "0.27 M",
+        "40.8 M",
+        "30",
         "8.06 %",
         "9.70 ± 0.28 %",
         "[1000](../results/b.json), [2000](../results/plain.json)",
         "2.0",
         "an abacus",
     ]
-    assert gated[3:5] == ["8.25 %", "[0](../results/gated.json)"]
+    assert gated[3:7] == ["30/20 + 30", "6.88 %", "8.25 %", "[0](../results/gated.json)"]
     # t(1) 12.706 · s 0.2828 · √(1/2 + 1)
     assert compared == ["ResNet-20-Gated", "ResNet-20", "-1.18", "-1.45 ± 4.40", "not told apart"]
 
 
 def test_only_runs_of_one_length_are_compared() -> None:
     longer = replace(GATED, epochs=60)
-    assert not rows(render([PLAIN, longer], "results"))
-    page = render([PLAIN, GATED, longer, replace(PLAIN, epochs=60)], "results")
+    assert not rows(page_of([PLAIN, longer]))
+    page = page_of([PLAIN, GATED, longer, replace(PLAIN, epochs=60)])
     headings = [line for line in page.splitlines() if line.startswith("## ")]
     assert [heading.split(", ")[2][:2] for heading in headings] == ["60", "30"]
 
 
 def test_full_schedule_is_told_from_a_short_one_of_as_many_epochs() -> None:
     full = [replace(run, recipe=run.row, epochs=164) for run in (PLAIN, GATED)]
-    page = render([*full, replace(GATED, epochs=164)], "results")
+    page = page_of([*full, replace(GATED, epochs=164)])
     assert "the paper's 164 epochs a phase" in page
     assert len(rows(page)) == 7
 
 
 def test_run_with_settings_of_its_own_is_in_no_table() -> None:
-    assert not rows(render([PLAIN, replace(GATED, differs=["gating.sparsity 0.3"])], "results"))
+    assert not rows(page_of([PLAIN, replace(GATED, differs=["gating.sparsity 0.3"])]))
+
+
+def test_it_is_said_what_differences_support() -> None:
+    plain, gated = run_of("cifar10/resnet20", 9.0, 9.1), run_of("cifar10/resnet20-gated", 8.0, 8.1)
+    control, wider = "cifar10/resnet20-control", "cifar10/resnet20-wider"
+    assert table_of(*plain, *gated).verdict() == (
+        "ResNet-20-Gated has a lower error than ResNet-20."
+    )
+    several = [*plain, *gated, *run_of(control, 8.05, 8.1), *run_of(wider, 7.0, 7.1)]
+    assert table_of(*several).verdict() == (
+        "ResNet-20-Gated has a lower error than ResNet-20 and a higher error than ResNet-20-Wider, "
+        "and is not told apart from ResNet-20-Control. "
+        "ResNet-20-Control has a lower error than ResNet-20."
+    )
+    assert table_of(plain[0], gated[0]).verdict() == (
+        "One seed of each network: no difference is told from chance."
+    )
+
+
+def test_of_many_changes_it_is_said_which_matter() -> None:
+    gated_with = "cifar10/resnet20-gated-"
+    gated = run_of(gated_with[:-1], 8.0, 8.1)
+    soft, random = run_of(f"{gated_with}soft", 6.0), run_of(f"{gated_with}random", 10.0)
+    same = run_of(f"{gated_with}scratch", 8.06)
+    assert table_of(*gated, *soft, *random, *same).verdict() == (
+        "A lower error than ResNet-20-Gated: soft gates, never binarized. "
+        "A higher error than ResNet-20-Gated: gates at random at one rate. "
+        "Not told apart from ResNet-20-Gated: trained from scratch."
+    )

@@ -29,7 +29,7 @@ def draw_figures(
     yield "kinds-number", figures.layer_kinds(layers, share=False)
     yield "opening-rates", figures.opening_histogram(rates, len(record))
     yield "open-gates", figures.open_gates_histogram(gates.open_per_image(), found.open_gates)
-    yield "entropy", figures.layer_entropy(found.layers)
+    yield "entropy", figures.layer_entropy(layers, found.layers["entropy"].tolist())
     information = figures.information_by_layer(
         derived.information, gates.slices, found.information.chance
     )

@@ -126,12 +126,12 @@ def embedding_scatter(
         return figure
 
 
-def layer_entropy(layers: pd.DataFrame) -> Figure:
-    """Draw the mean entropy of each layer's gates, from a `layer_table`."""
+def layer_entropy(layers: Sequence[LayerUse], entropy: Sequence[float]) -> Figure:
+    """Draw the mean entropy of each layer's gates, (L,) in bits."""
     width = min(style.PAGE, max(style.COLUMN, 1.2 + 0.22 * len(layers)))
     with style.panel(width) as (figure, axes):
-        axes.bar(range(len(layers)), layers["entropy"], 0.85, color=style.BLUE)
-        _name_layers(axes, list(layers["layer"]))
+        axes.bar(range(len(layers)), entropy, 0.85, color=style.BLUE)
+        _name_layers(axes, [layer.name for layer in layers])
         axes.set_ylabel("entropy of a gate [bits]")
         axes.set_ylim(0, 1)
         return figure

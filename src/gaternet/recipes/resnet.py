@@ -15,7 +15,7 @@ PREACT_SCHEDULE = replace(SCHEDULE, warmup=400 / 64_000)
 
 SPARSITY = 0.1
 """λ; the paper prints none. On validation images 0 to 0.3 give the same error within its standard
-error, and 1 a higher one: `results/sparsity_sweep.json`. On ImageNet it has not been swept."""
+error, and 1 a higher one: docs/results.md. On ImageNet it has not been swept."""
 
 GATING = Gating(gater="resnet20", bottleneck=8, sparsity=SPARSITY)
 

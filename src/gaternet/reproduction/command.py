@@ -7,11 +7,12 @@ from fnmatch import fnmatchcase
 from math import inf, isnan
 from pathlib import Path
 
+from gaternet.analysis import style
 from gaternet.disk import make_directory, write_file
 from gaternet.errors import UsageError
-from gaternet.measured_runs import read_runs
 from gaternet.reproduction.jobs import Job, Length, jobs_of, with_parts
-from gaternet.reproduction.report import render
+from gaternet.reproduction.report import FIGURES, draw, render
+from gaternet.reproduction.results import read_results
 from gaternet.reproduction.targets import TARGETS, Block
 from gaternet.reproduction.training import Places, check_begun, missing, train_missing
 from gaternet.spelling import did_you_mean
@@ -43,6 +44,7 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
     jobs = wanted(request)
     places = request.places
     check_begun(jobs, places)
+    read_results(places.results)  # what cannot be read is told before hours are spent
     left = missing(jobs, places)
     say = options.console.print
     say(f"{len(jobs)} runs are wanted, {len(left)} are missing in {places.results}")
@@ -76,10 +78,16 @@ def wanted(request: ReproductionRequest) -> list[Job]:
 
 
 def write_report(results: Path, report: Path) -> None:
-    """Write the page of the measured runs in a folder; raise UserError where that cannot be."""
-    runs = read_runs(results) if results.is_dir() else []
+    """Write the page of what a folder holds, and its figures beside it.
+
+    Raises UserError for a file of the folder that cannot be read, or where the disk takes no page.
+    """
+    found = read_results(results)
     make_directory(report.parent)
-    write_file(report, render(runs, os.path.relpath(results, report.parent)))
+    for name, figure in draw(found):
+        make_directory(report.parent / FIGURES)
+        style.write(figure, report.parent / FIGURES / f"{name}.png")
+    write_file(report, render(found, os.path.relpath(results, report.parent)))
 
 
 def _chosen(blocks: Sequence[Block], patterns: Sequence[str]) -> list[str]:

@@ -1,0 +1,103 @@
+"""Fill the README's tables from results/, as `gaternet reproduce` fills docs/results.md.
+
+    python benchmarks/readme.py
+
+What stands between `<!-- errors -->` or `<!-- gates -->` and the next `<!-- end -->` is written
+anew.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gaternet.analysis.swaps import MAJORITY, OWN, Swap
+from gaternet.disk import write_file
+from gaternet.errors import UserError
+from gaternet.reproduction.error_tables import error_tables
+from gaternet.reproduction.markdown import table
+from gaternet.reproduction.results import Results, read_results
+
+RESULTS = "results"
+SHOWN = 7
+"""Columns of the table of errors: without hours and hardware."""
+
+
+def fill(text: str, found: Results) -> str:
+    """Return a page with its marked parts written from what was measured.
+
+    Raises UserError where a part is marked that nothing is measured for, or a mark is missing.
+    """
+    for name, lines in (("errors", errors(found)), ("gates", gates(found))):
+        begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+        before, mark, marked = text.partition(begin)
+        _, closed, after = marked.partition(end)
+        if not mark or not closed:
+            raise UserError(f"there is no {begin.strip()} … {end} in the page")
+        text = "\n".join((before + begin, *lines, "", end + after))
+    return text
+
+
+def errors(found: Results) -> Iterator[str]:
+    """Yield the first table of errors, and what it supports."""
+    first = next(error_tables(found.runs), None)
+    if first is None:
+        raise UserError(f"{RESULTS} holds no two runs that belong together")
+    dates = sorted({run.date for _, runs in first.rows for run in runs if run.date})
+    hardware = sorted({run.hardware for _, runs in first.rows for run in runs})
+    yield f"{first.title}; {' to '.join({dates[0]: 0, dates[-1]: 0})}, {'; '.join(hardware)}:"
+    yield ""
+    for line in first.errors(RESULTS):
+        yield "|".join([*line.split("|")[: SHOWN + 1], ""])
+    yield ""
+    yield first.verdict()
+
+
+def gates(found: Results) -> Iterator[str]:
+    """Yield what the gates of the first analyzed run do, and the accuracy under others."""
+    if not found.behaviours:
+        raise UserError(f"{RESULTS} holds no findings_*.json: run benchmarks/findings.py")
+    measured = found.behaviours[0]
+    gates = measured.found
+    on, off = (
+        sum(getattr(each, kind) for each in gates.layers) for kind in ("always_on", "always_off")
+    )
+    yield f"`{gates.recipe}`, {gates.epochs} epochs ([numbers]({RESULTS}/{measured.file})): of its"
+    yield f"{gates.gates:,} gates {on:,} are open for all of {gates.images:,} {gates.split} images,"
+    yield f"{off:,} for none, and {gates.gates - on - off:,} depend on the image; an image opens"
+    yield f"{gates.open_gates.mean:,.0f} on average."
+    yield ""
+    yield from table(
+        ("gates of the backbone", "images", "accuracy", "change"), map(_swap, gates.swaps)
+    )
+    majority = next((swap for swap in gates.swaps if swap.gates == MAJORITY), None)
+    yield ""
+    yield from _meaning(majority)
+    if gates.probes:
+        share = 100 * gates.probes.neighbours
+        yield f"Of {share:.0f} % of the images the ten with the most similar gates tell the class."
+
+
+def _swap(swap: Swap) -> list[str]:
+    change = f"{100 * swap.change:+.1f} ± {100 * swap.interval:.1f}"
+    shown = "" if swap.gates == OWN else change
+    return [swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.1f} %", shown]
+
+
+def _meaning(majority: Swap | None) -> Iterator[str]:
+    if majority is None:
+        return
+    if abs(majority.change) <= majority.interval:
+        yield "That choosing by image matters is not told here."
+    elif majority.change < 0:
+        yield "Choosing by image matters here: all with the gates open for most costs accuracy."
+    else:
+        yield "Choosing by image does harm here: all with the gates open for most do better."
+
+
+def main() -> None:
+    """Write README.md anew."""
+    page = Path(__file__).parents[1] / "README.md"
+    write_file(page, fill(page.read_text(), read_results(page.parent / RESULTS)))
+
+
+if __name__ == "__main__":
+    main()

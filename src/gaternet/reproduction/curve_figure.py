@@ -1,0 +1,52 @@
+"""Error over multiply-accumulates and over time, drawn."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gaternet.analysis import style
+from gaternet.reproduction.curves import label
+from gaternet.reproduction.results import Curve, CurvePoint
+
+COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
+SIGNS = ("o", "^", "v", "D", "P", "X")
+
+
+def curve_figure(curve: Curve) -> Figure:
+    """Draw the networks of a curve: plain ones by their epochs, and each gated one's thresholds."""
+    with rc_context(style.SETTINGS):
+        figure = Figure(figsize=(style.PAGE, style.HEIGHT + 0.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2, sharey=True)
+        for name, points, look in _series(curve.rows):
+            errors = [point.error_percent for point in points]
+            left.plot([point.macs / 1e6 for point in points], errors, label=name, **look)
+            right.plot([point.median_ms for point in points], errors, **look)
+        images = "one image" if curve.batch == 1 else f"{curve.batch} images"
+        left.set_xlabel("multiply-accumulates of an image [millions]")
+        right.set_xlabel(f"time of {images} [ms]")
+        left.set_ylabel("test error [%]")
+        for axes in (left, right):
+            axes.set_xlim(left=0)
+        figure.legend(loc="outside upper center", ncols=3)
+        return figure
+
+
+def _series(points: Sequence[CurvePoint]) -> Iterator[tuple[str, list[CurvePoint], Any]]:
+    """Yield the name, points and look of each line."""
+    plain = sorted((p for p in points if p.threshold is None), key=lambda p: (p.epochs, p.macs))
+    most = max((point.epochs for point in plain), default=0)
+    for epochs, found in groupby(plain, key=lambda point: point.epochs):
+        face = style.BLACK if epochs == most else "white"
+        look = {"marker": "s", "color": style.BLACK, "ms": 4, "lw": 1, "mfc": face, "mew": 0.8}
+        yield f"plain, {epochs} epochs", list(found), look
+    gated = [point for point in points if point.threshold is not None]
+    for place, run in enumerate(dict.fromkeys(point.run for point in gated)):
+        mine = sorted((p for p in gated if p.run == run), key=lambda p: p.macs)
+        colour, sign = COLOURS[place % len(COLOURS)], SIGNS[place % len(SIGNS)]
+        look = {"marker": sign, "color": colour, "ms": 3.5, "lw": 1}
+        yield f"{label(mine[0])}, {mine[0].epochs} epochs", mine, look

@@ -1,0 +1,106 @@
+"""Error against multiply-accumulates and time: gated networks beside plain ones."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from gaternet.reproduction.markdown import table
+from gaternet.reproduction.results import Curve, CurvePoint, Measurement
+
+TITLE = "Error against multiply-accumulates and time"
+HEADS = ("network", "epochs", "threshold", "test error", "multiply-accumulates", "milliseconds")
+
+INTRODUCTION = """\
+Gated networks at several thresholds of their gates, beside plain ones, one run each.
+Multiply-accumulates are what a test image needs on average, the gater's included; epochs are the
+backbone's, before and with gates; times are of the fastest form of each, in turns."""
+
+
+def curve_section(
+    curves: Sequence[Measurement[Curve]], results: str, figures: str
+) -> Iterator[str]:
+    """Yield the lines on what networks cost; results, figures: folders, seen from the page."""
+    if not curves:
+        return
+    yield f"## {TITLE}"
+    yield ""
+    yield INTRODUCTION
+    for measured in curves:
+        yield from ("", *_of_curve(measured, results, figures))
+    yield ""
+
+
+def label(point: CurvePoint) -> str:
+    """Return what a network is called: ResNet-20, budget 0.5."""
+    name = point.backbone
+    if name.removeprefix("resnet").isdecimal():
+        name = f"ResNet-{name.removeprefix('resnet')}"
+    if point.threshold is None:
+        return name
+    told = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]
+    return f"{name}, {told}"
+
+
+def unbeaten(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> list[CurvePoint]:
+    """Return the points beside which no other has at most their cost and error, and less of one."""
+
+    def beats(one: CurvePoint, other: CurvePoint) -> bool:
+        pair = (cost(one), one.error_percent), (cost(other), other.error_percent)
+        return pair[0] != pair[1] and all(a <= b for a, b in zip(*pair, strict=True))
+
+    return [point for point in points if not any(beats(other, point) for other in points)]
+
+
+def _of_curve(measured: Measurement[Curve], results: str, figures: str) -> Iterator[str]:
+    curve = measured.found
+    images = "one image" if curve.batch == 1 else f"{curve.batch} images"
+    yield (
+        f"[{measured.name}]({results}/{measured.file}): `{measured.command}`, "
+        f"{measured.hardware}, {measured.date}; times of {images}."
+    )
+    yield ""
+    yield f"![Error over multiply-accumulates, and over time]({figures}/{measured.name}.png)"
+    yield ""
+    yield from table(HEADS, map(_cells, curve.rows))
+    yield ""
+    yield " ".join(_verdicts(curve.rows))
+
+
+def _cells(point: CurvePoint) -> list[str]:
+    low, high = point.interval_ms
+    return [
+        label(point),
+        str(point.epochs),
+        "" if point.threshold is None else f"{point.threshold:+.2f}",
+        f"{point.error_percent:.2f} %",
+        f"{point.macs / 1e6:.1f} M",
+        f"{point.median_ms:.2f} ({low:.2f}-{high:.2f})",
+    ]
+
+
+def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
+    """Yield which networks of as many epochs as the gated ones have had no other beats."""
+    for epochs in sorted({point.epochs for point in points if point.threshold is not None}):
+        rivals = [point for point in points if point.epochs == epochs]
+        plain = sum(point.threshold is None for point in rivals)
+        counted = f"{plain} plain and {len(rivals) - plain} gated points"
+        yield f"Of the {counted} of {epochs} epochs, those beside which no other has both"
+        yield f"a lower error and fewer multiply-accumulates: {_front(rivals, _macs)}."
+        yield "Those beside which no other has both a lower error and less time:"
+        yield f"{_front(rivals, _milliseconds)}."
+
+
+def _front(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> str:
+    """Return the points that no other beats, the cheapest first."""
+    kept = sorted(unbeaten(points, cost), key=cost)
+    return "; ".join(label(point) + _at(point) for point in kept)
+
+
+def _macs(point: CurvePoint) -> float:
+    return point.macs
+
+
+def _milliseconds(point: CurvePoint) -> float:
+    return point.median_ms
+
+
+def _at(point: CurvePoint) -> str:
+    return "" if point.threshold is None else f" at {point.threshold:+.2f}"

@@ -1,0 +1,221 @@
+"""The paper's findings on gates (section 4.2.1), each beside what a run's gates do here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gaternet.analysis import figures
+from gaternet.analysis.behaviour import (
+    Behaviour,
+    Trend,
+    chance_distance,
+    class_likeness,
+    depth_trend,
+)
+from gaternet.measured_runs import MeasuredRun
+from gaternet.reproduction.results import Measurement
+
+TITLE = "What the gates do"
+HOLDS, FAILS, UNTOLD = "holds", "does not hold", "not told"
+UNIFORM_DISTANCE = 0.057
+"""Kolmogorov's distance of a uniform distribution from the normal one with its mean and deviation:
+at z = 0.804, where the normal density is 1 / √12."""
+
+RULES = """\
+The paper judges by eye, and the gates of ResNet-164-Gated. Here a trend with depth is Kendall's τ
+over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; and a
+distribution is roughly normal where it is nearer to the normal one than a uniform one is."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the paper says of its ResNet-164-Gated, and what is measured here."""
+
+    title: str
+    paper: str
+    here: str
+    verdict: str
+    figure: str | None
+    caption: str
+
+
+def findings(behaviour: Behaviour) -> list[Finding]:
+    """Return the paper's four findings and what becomes of them."""
+    return [judge(behaviour) for judge in (_redundancy, _dependence, _classes, _normality)]
+
+
+def findings_section(
+    behaviours: Sequence[Measurement[Behaviour]],
+    runs: Sequence[MeasuredRun],
+    results: str,
+    pictures: str,
+) -> Iterator[str]:
+    """Yield the lines on gates; results, pictures: folders, seen from the page."""
+    for measured in behaviours:
+        yield f"## {TITLE}: {measured.found.recipe}"
+        yield ""
+        yield _subject(measured, runs, results)
+        yield ""
+        yield RULES
+        yield ""
+        for finding in findings(measured.found):
+            yield f"### {finding.title}: {finding.verdict}"
+            yield ""
+            yield f"Paper: {finding.paper}"
+            yield ""
+            yield f"Here: {finding.here}"
+            yield ""
+            if finding.figure:
+                yield f"![{finding.caption}]({pictures}/{measured.name}-{finding.figure}.png)"
+                yield ""
+
+
+def finding_figures(behaviour: Behaviour) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of the findings, and their names."""
+    yield "kinds", figures.layer_kinds(behaviour.layers)
+    yield "entropy", figures.layer_entropy(behaviour.layers, behaviour.entropy)
+    if class_likeness(behaviour.agreement):
+        agreement = np.array(behaviour.agreement, dtype=np.float64)
+        yield "classes", figures.class_agreement_heat_map(agreement, behaviour.classes)
+    opened = np.arange(len(behaviour.opened)) + behaviour.open_gates.least
+    images = np.repeat(opened, behaviour.opened)
+    yield "open-gates", figures.open_gates_histogram(images, behaviour.open_gates)
+
+
+def _redundancy(behaviour: Behaviour) -> Finding:
+    layers = behaviour.layers
+    closed = [1 - n / layer.total for n, layer in zip(behaviour.open, layers, strict=True)]
+    off = [layer.always_off / layer.total for layer in layers]
+    trend = depth_trend(off)
+    count = sum(layer.always_off for layer in layers)
+    if trend is None:
+        rest = "so that this tells no layer from another"
+    else:
+        rest = f"{_ends(off)} ({_told(trend)})"
+    return Finding(
+        "Shallow layers are more redundant than deep ones",
+        "in shallow blocks up to 68.75 % of the gates are off for all test images; the share falls "
+        "with depth.",
+        f"{count:,} of {behaviour.gates:,} gates are off for all of {behaviour.images:,} images, "
+        f"{rest}. An image closes {_ends(closed)}{_trend_of(closed)}.",
+        _trend_verdict(trend, rises=False),
+        "kinds",
+        "Kinds of gates, layer by layer",
+    )
+
+
+def _dependence(behaviour: Behaviour) -> Finding:
+    dependent = [layer.input_dependent / layer.total for layer in behaviour.layers]
+    trend = depth_trend(dependent)
+    count = sum(layer.input_dependent for layer in behaviour.layers)
+    bits = behaviour.entropy
+    return Finding(
+        "More gates depend on the input in deep layers than in shallow ones",
+        "the share rises with depth, to about 45 % in the last two blocks.",
+        f"{count:,} of {behaviour.gates:,} gates depend on the image, {_ends(dependent)}"
+        f"{_trend_of(dependent)}. The entropy of a gate, which also says how evenly it opens and "
+        f"closes, is {bits[0]:.2f} bits in the first layer and {bits[-1]:.2f} in the last"
+        f"{_trend_of(bits)}.",
+        _trend_verdict(trend, rises=True),
+        "entropy",
+        "Entropy of a gate, layer by layer",
+    )
+
+
+def _classes(behaviour: Behaviour) -> Finding:
+    likeness, probes = class_likeness(behaviour.agreement), behaviour.probes
+    here, verdict = "there are no two classes of two images to compare.", UNTOLD
+    if likeness:
+        difference = likeness.within - likeness.across
+        points = f"{100 * difference:.1f} ± {100 * likeness.half_width:.1f} points"
+        here = (
+            f"of the input-dependent gates, two images of one class have "
+            f"{100 * likeness.within:.1f} % alike and two of different classes "
+            f"{100 * likeness.across:.1f} %: {points} between them."
+        )
+        verdict = _verdict(difference, likeness.half_width)
+    if probes:
+        here += (
+            f" By the ten nearest gate vectors {100 * probes.neighbours:.1f} % of the images are "
+            f"given their class, by the network {100 * probes.model:.1f} %, by chance "
+            f"{100 * probes.chance:.1f} %."
+        )
+    return Finding(
+        "Images of a class use similar gates",
+        "where gates place images in a plane (t-SNE) those of a class lie together, though classes "
+        "are far from set apart: the gater does not take the task over.",
+        here,
+        verdict,
+        "classes" if likeness else None,
+        "Share of gates that images of two classes have alike",
+    )
+
+
+def _normality(behaviour: Behaviour) -> Finding:
+    opened = behaviour.open_gates
+    here = (
+        f"an image opens {opened.least:,} to {opened.most:,} gates, {opened.mean:,.1f} on average "
+        f"with a standard deviation of {opened.deviation:.1f}."
+    )
+    if opened.most == behaviour.gates:
+        here += f" {behaviour.opened[-1]:,} images open all."
+    verdict = UNTOLD
+    if opened.distance is not None:
+        margin = chance_distance(behaviour.images)
+        here += (
+            f" Kolmogorov's distance from the normal distribution of that mean and deviation is "
+            f"{opened.distance:.3f} ± {margin:.3f}; a uniform one has {UNIFORM_DISTANCE:.3f}."
+        )
+        verdict = _verdict(UNIFORM_DISTANCE - opened.distance, margin)
+    return Finding(
+        "The number of open gates of an image is roughly normal",
+        "5,380 to 5,506 of 7,200, about 5,453 on average; it seems to obey a normal distribution.",
+        here,
+        verdict,
+        "open-gates",
+        "How many gates images open",
+    )
+
+
+def _subject(measured: Measurement[Behaviour], runs: Sequence[MeasuredRun], results: str) -> str:
+    """Say which run this is, with the file of what was measured of it where there is one."""
+    found = measured.found
+    same = (found.recipe, found.seed, found.epochs)
+    files = [run.file for run in runs if (run.recipe, run.seed, run.epochs) == same]
+    name = f"seed {found.seed}, {found.epochs} epochs"
+    shown = f"[{name}]({results}/{files[0]})" if files else name
+    return (
+        f"[{measured.name}]({results}/{measured.file}): the run of `{found.recipe}` with {shown} "
+        f"in the last phase, on {found.images:,} {found.split} images of {found.data}; accuracy "
+        f"{100 * found.accuracy:.2f} %. `{measured.command}`, {measured.hardware}, {measured.date}."
+    )
+
+
+def _ends(shares: Sequence[float]) -> str:
+    first, last = 100 * shares[0], 100 * shares[-1]
+    return f"{first:.0f} % of the first layer's gates and {last:.0f} % of the last layer's"
+
+
+def _told(trend: Trend) -> str:
+    p = f"p = {trend.p:.2g}" if trend.p >= 0.001 else "p < 0.001"
+    return f"τ = {trend.tau:+.2f}, {p}"
+
+
+def _trend_of(shares: Sequence[float]) -> str:
+    trend = depth_trend(shares)
+    return f" ({_told(trend)})" if trend else ""
+
+
+def _trend_verdict(trend: Trend | None, *, rises: bool) -> str:
+    if trend is None or not trend.told:
+        return UNTOLD
+    return HOLDS if (trend.tau > 0) == rises else FAILS
+
+
+def _verdict(margin: float, half_width: float) -> str:
+    """Return what an interval around a margin says that should be above 0."""
+    if abs(margin) <= half_width:
+        return UNTOLD
+    return HOLDS if margin > 0 else FAILS

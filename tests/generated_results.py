@@ -1,0 +1,117 @@
+"""Files of measurements that nobody measured."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ORIGIN = {"command": "python x.py", "hardware": "an abacus", "date": "2026-01-02", "torch": "none"}
+
+SWEEP: dict[str, Any] = {
+    **ORIGIN,
+    "data": "cifar10",
+    "recipe": "cifar10/resnet20-gated-short",
+    "epochs": 6,
+    "validation": 5000,
+    "rows": [
+        {
+            "sparsity": sparsity,
+            "validation_error_percent": error,
+            "total": 336,
+            "always_on": 9,
+            "always_off": 3,
+            "mean_open": opened,
+        }
+        for sparsity, error, opened in ((0.0, 13.9, 289.2), (0.1, 13.8, 271.3), (1.0, 15.4, 12.1))
+    ],
+}
+
+CURVE: dict[str, Any] = {
+    **ORIGIN,
+    "batch": 1,
+    "rows": [
+        {
+            "run": f"runs/{run}",
+            "backbone": backbone,
+            "epochs": epochs,
+            "budget": budget,
+            "threshold": threshold,
+            "error_percent": error,
+            "macs": macs,
+            "form": "any",
+            "median_ms": milliseconds,
+            "interval_ms": [milliseconds - 0.1, milliseconds + 0.1],
+        }
+        for run, backbone, epochs, budget, threshold, error, macs, milliseconds in (
+            ("small", "resnet8", 12, None, None, 17.0, 12.5e6, 0.3),
+            ("large", "resnet20", 12, None, None, 12.0, 40.8e6, 0.9),
+            ("start", "resnet20", 6, None, None, 9.0, 1e6, 0.1),
+            ("gated", "resnet20", 12, 0.5, 0.0, 14.0, 20.4e6, 1.5),
+            ("gated", "resnet20", 12, 0.5, 0.5, 18.0, 17.0e6, 1.4),
+        )
+    ],
+}
+
+BEHAVIOUR: dict[str, Any] = {
+    **ORIGIN,
+    "recipe": "cifar10/resnet20-gated-short",
+    "seed": 0,
+    "epochs": 30,
+    "pretrain_epochs": {"backbone": 30, "gater": 30},
+    "data": "cifar10",
+    "split": "test",
+    "images": 1000,
+    "accuracy": 0.9,
+    "layers": [
+        {"name": f"layer{depth}", "total": 16, "always_on": 1, "always_off": 8 - depth}
+        for depth in range(8)
+    ],
+    "open": [6.0 + depth for depth in range(8)],
+    "entropy": [depth / 10 for depth in range(8)],
+    "open_gates": {"least": 70, "mean": 72.0, "most": 74, "deviation": 1.0, "distance": 0.01},
+    "opened": [100, 200, 400, 200, 100],
+    "classes": ["cat", "dog", "eel"],
+    "agreement": [[0.9, 0.6, 0.5], [0.6, 0.8, 0.5], [0.5, 0.5, 0.8]],
+    "probes": {"images": 1000, "chance": 0.3, "neighbours": 0.8, "linear": 0.8, "model": 0.9},
+    "swaps": [
+        {"gates": gates, "images": 1000, "accuracy": accuracy, "change": accuracy - 0.9, **width}
+        for gates, accuracy, width in (
+            ("its own", 0.9, {"interval": 0.0}),
+            ("open for most images", 0.8, {"interval": 0.02}),
+        )
+    ],
+}
+
+RUN: dict[str, Any] = {
+    **ORIGIN,
+    "recipe": "cifar10/resnet20-gated-short",
+    "epochs": 30,
+    "pretrain_epochs": {"backbone": 30, "gater": 30},
+    "seed": 0,
+    "test_error_percent": 8.0,
+    "test_top5_error_percent": 0.2,
+    "parameters": 547_858,
+    "macs_per_image": 81_628_928,
+    "wall_seconds": 3600,
+}
+PLAIN: dict[str, Any] = {
+    **RUN,
+    "recipe": "cifar10/resnet20-short",
+    "pretrain_epochs": None,
+    "test_error_percent": 9.0,
+}
+FILES = {
+    "sparsity_sweep.json": SWEEP,
+    "efficiency_resnet20.json": CURVE,
+    "findings_r20.json": BEHAVIOUR,
+    "a.json": RUN,
+    "b.json": PLAIN,
+}
+
+
+def write_results(folder: Path, files: Mapping[str, object] = FILES) -> Path:
+    """Write files of measurements into a folder; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in files.items():
+        (folder / name).write_text(json.dumps(values))
+    return folder

@@ -1,0 +1,62 @@
+"""What curves of error against costs show and are said to tell."""
+
+import numpy as np
+
+from gaternet.given_files import validate
+from gaternet.reproduction.curve_figure import curve_figure
+from gaternet.reproduction.curves import curve_section, label, unbeaten
+from gaternet.reproduction.results import Curve, CurvePoint, Measurement
+from generated_results import CURVE
+
+
+def point(error: float, macs: float) -> CurvePoint:
+    return CurvePoint("runs/x", "resnet8", 1, None, error, macs, "any", 1.0, (1.0, 1.0))
+
+
+def test_unbeaten_points_are_those_of_a_loop_over_pairs() -> None:
+    draws = np.random.default_rng(0).integers(0, 6, (40, 2)).tolist()
+    points = [point(error, macs) for error, macs in draws]
+    expected = []
+    for error, macs in draws:
+        better = [
+            (e, m) for e, m in draws if (e < error and m <= macs) or (e <= error and m < macs)
+        ]
+        if not better:
+            expected.append((error, macs))
+    found = [(p.error_percent, p.macs) for p in unbeaten(points, lambda p: p.macs)]
+    assert found == expected
+    assert expected
+
+
+def test_networks_are_told_from_those_of_as_many_epochs() -> None:
+    curve = validate(Curve, {"batch": 1, "rows": CURVE["rows"]})
+    measured = Measurement("efficiency_x.json", "python x.py", "an abacus", "today", curve)
+    lines = list(curve_section([measured], "../results", "figures"))
+    assert "| ResNet-20, budget 0.5 | 12 | +0.50 | 18.00 % | 17.0 M | 1.40 (1.30-1.50) |" in lines
+    assert "![Error over multiply-accumulates, and over time](figures/efficiency_x.png)" in lines
+    # The start has had fewer epochs; the other threshold costs more than ResNet-8 and errs more.
+    assert lines[-2] == (
+        "Of the 2 plain and 2 gated points of 12 epochs, those beside which no other has both a "
+        "lower error and fewer multiply-accumulates: ResNet-8; ResNet-20, budget 0.5 at +0.00; "
+        "ResNet-20. Those beside which no other has both a lower error and less time: ResNet-8; "
+        "ResNet-20."
+    )
+
+
+def test_a_run_without_a_budget_goes_by_its_directory() -> None:
+    rows = [{**row, "budget": None} for row in CURVE["rows"]]
+    points = validate(Curve, {"batch": 1, "rows": rows}).rows
+    assert [label(each) for each in points] == [
+        *("ResNet-8", "ResNet-20", "ResNet-20", "ResNet-20, gated", "ResNet-20, gated")
+    ]
+
+
+def test_every_point_is_drawn_over_both_costs() -> None:
+    curve = validate(Curve, {"batch": 1, "rows": CURVE["rows"]})
+    for axes, key, unit in zip(
+        curve_figure(curve).axes, ("macs", "median_ms"), (1e6, 1), strict=True
+    ):
+        drawn = np.concatenate([line.get_xydata() for line in axes.lines])
+        expected = [[row[key] / unit, row["error_percent"]] for row in CURVE["rows"]]
+        assert sorted(drawn.tolist()) == sorted(expected)
+        assert len(axes.lines) == 3  # plain of 6 epochs, of 12, gated

@@ -1,0 +1,118 @@
+"""The paper's findings beside gates of which it is known whether they hold."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gaternet.analysis.behaviour import Behaviour
+from gaternet.given_files import validate
+from gaternet.measured_runs import MeasuredRun
+from gaternet.reproduction.gate_findings import (
+    UNIFORM_DISTANCE,
+    Finding,
+    finding_figures,
+    findings,
+    findings_section,
+)
+from gaternet.reproduction.results import Measurement
+from generated_results import BEHAVIOUR
+
+REDUNDANCY, DEPENDENCE, CLASSES, NORMALITY = range(4)
+
+
+def judged(**others: object) -> list[Finding]:
+    return findings(validate(Behaviour, BEHAVIOUR | others))
+
+
+def layers(off: list[int], on: list[int]) -> list[dict[str, Any]]:
+    return [
+        {"name": f"layer{n}", "total": 16, "always_on": on[n], "always_off": off[n]}
+        for n in range(8)
+    ]
+
+
+def test_what_the_paper_says_holds_where_it_does() -> None:
+    assert [finding.verdict for finding in judged()] == ["holds"] * 4
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "redundancy", "dependence"),
+    [
+        (list(range(8)), [0] * 8, "does not hold", "does not hold"),
+        ([0] * 8, list(range(7, -1, -1)), "not told", "holds"),
+        ([3, 1, 2, 3, 1, 2, 3, 1], [0] * 8, "not told", "not told"),
+        ([5] * 8, [2] * 8, "not told", "not told"),
+    ],
+)
+def test_trends_go_by_the_share_of_each_kind(
+    off: list[int], on: list[int], redundancy: str, dependence: str
+) -> None:
+    found = judged(layers=layers(off, on))
+    assert (found[REDUNDANCY].verdict, found[DEPENDENCE].verdict) == (redundancy, dependence)
+    assert f"{sum(off):,} of 128 gates are off for all of 1,000 images" in found[REDUNDANCY].here
+    assert f"{128 - sum(off) - sum(on):,} of 128 gates depend" in found[DEPENDENCE].here
+
+
+def test_numbers_are_those_that_were_measured() -> None:
+    found = judged()
+    # 6 of 16 gates of the first layer are open, 13 of the last.
+    assert "62 % of the first layer's gates and 19 % of the last layer's" in found[REDUNDANCY].here
+    assert "0.00 bits in the first layer and 0.70 in the last" in found[DEPENDENCE].here
+    assert "have 83.3 % alike and two of different classes 53.3 %" in found[CLASSES].here
+    assert "80.0 % of the images are given their class" in found[CLASSES].here
+    assert "opens 70 to 74 gates, 72.0 on average" in found[NORMALITY].here
+    assert "images open all" not in found[NORMALITY].here
+
+
+def test_classes_are_told_by_the_interval() -> None:
+    same = [[0.5, 0.6, 0.4], [0.6, 0.5, 0.5], [0.4, 0.5, 0.5]]
+    assert judged(agreement=same)[CLASSES].verdict == "not told"
+    lower = [[0.1, 0.6, 0.6], [0.6, 0.1, 0.61], [0.6, 0.61, 0.1]]
+    assert judged(agreement=lower)[CLASSES].verdict == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("distance", "verdict"),
+    [(0.147, "does not hold"), (0.06, "not told"), (0.01, "holds"), (None, "not told")],
+)
+def test_normal_is_what_is_nearer_than_a_uniform_distribution(
+    distance: float | None, verdict: str
+) -> None:
+    opened = BEHAVIOUR["open_gates"] | {"distance": distance, "most": 128}
+    found = judged(open_gates=opened)[NORMALITY]
+    assert found.verdict == verdict
+    assert "100 images open all." in found.here
+
+
+def test_distance_of_a_uniform_distribution() -> None:
+    from scipy.stats import norm, uniform
+
+    x = np.linspace(-3, 3, 100_001)
+    gap = np.abs(uniform.cdf(x, -np.sqrt(3), 2 * np.sqrt(3)) - norm.cdf(x)).max()
+    assert gap == pytest.approx(UNIFORM_DISTANCE, abs=5e-4)
+
+
+def test_gates_that_never_change_have_no_picture_of_classes() -> None:
+    nothing = [[None] * 3] * 3
+    finding = judged(agreement=nothing, probes=None)[CLASSES]
+    assert (finding.verdict, finding.figure) == ("not told", None)
+    behaviour = validate(Behaviour, BEHAVIOUR | {"agreement": nothing})
+    assert [name for name, _ in finding_figures(behaviour)] == ["kinds", "entropy", "open-gates"]
+
+
+def test_the_run_is_named_by_its_files() -> None:
+    measured = Measurement(
+        "findings_r20.json", "x.py", "abacus", "today", validate(Behaviour, BEHAVIOUR)
+    )
+    run = MeasuredRun(
+        "cifar10/resnet20-gated-short", True, 8.0, None, 30, None, 0, "abacus", [], "a.json"
+    )
+    others = [run.__class__(**{**vars(run), "seed": 1, "file": "b.json"})]
+    text = "\n".join(findings_section([measured], [*others, run], "../results", "figures"))
+    assert "[findings_r20](../results/findings_r20.json)" in text
+    assert "[seed 0, 30 epochs](../results/a.json)" in text
+    assert "(figures/findings_r20-kinds.png)" in text
+    assert "with seed 0, 30 epochs in" in "\n".join(
+        findings_section([measured], others, "../results", "figures")
+    )
