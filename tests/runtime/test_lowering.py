@@ -114,6 +114,16 @@ class AddedInPlace(Parts):
         return self.head(self.overwriting(y))
 
 
+class ReadAfterAnAddition(Parts):
+    """The branch is added to in place, and read by the name that it had before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.overwriting(self.stem(x))
+        y = self.norm1(self.conv1(x))
+        y.add_(x)
+        return self.head(self.conv2(self.relu(y)))
+
+
 class ResidualOverwritten(Parts):
     """The shortcut is what the addition overwrites; it is read again."""
 
@@ -306,6 +316,7 @@ CASES = [
     (Overwritten, ("norm1",)),
     (OverwrittenResidual, ("norm1",)),
     (AddedInPlace, ("norm1",)),
+    (ReadAfterAnAddition, ("norm1",)),
     (ResidualOverwritten, ("norm1",)),
     (ReadAgain, ("norm1", "norm2")),
     (SeenThroughAView, ("norm1", "conv3")),

@@ -15,8 +15,8 @@ from gaternet.errors import UserError
 from gaternet.gate_flow import UNGATED, GateFlow, Gates, common, gates_at, zeros_after
 from gaternet.gate_points import detach
 from gaternet.graph import Graph
+from gaternet.memory import aliases, is_overwritten
 from gaternet.runtime.layers import DenseConv2d, GatedConv2d, Mask
-from gaternet.runtime.memory import aliases, is_overwritten
 from gaternet.runtime.units import Unit, span
 
 

@@ -15,7 +15,7 @@ from torch import fx, nn
 from gaternet import channels
 from gaternet.gate_flow import FilterLayer, GateFlow, gates_at
 from gaternet.graph import Graph
-from gaternet.runtime.memory import is_overwritten, overwritten
+from gaternet.memory import is_overwritten, overwritten
 
 # By exact type: what a subclass makes of its statistics is not known.
 _FOLDED_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
