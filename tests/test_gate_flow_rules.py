@@ -1,6 +1,7 @@
 """Where gates reach, against what networks compute when a gate is closed by hand."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -91,3 +92,36 @@ def test_a_point_multiplies_each_channel_by_its_own_gate() -> None:
 def test_gates_are_numbered_from_0_without_gaps(gate_of: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"gate point `0`: gate_of numbers the gates of 4"):
         GatePoint("0", 4, gate_of=gate_of)
+
+
+class Overwriting(nn.Module):
+    """What is gated is read, overwritten by an operation whose result nobody reads, read again."""
+
+    def __init__(self, overwrite: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.make, self.early, self.late = conv(3, 4), conv(4, 2), conv(4, 2)
+        self.overwrite = overwrite
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.make(x)
+        y = self.early(x)
+        self.overwrite(x)
+        return y + self.late(x)
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "zeros"),
+    [
+        (lambda x: x.add_(1.0), (UNGATED,) * 4),
+        (lambda x: x.transpose(2, 3).add_(1.0), (UNGATED,) * 4),
+        (lambda x: x.relu_(), (0, 1, 2, 3)),
+        (lambda x: x + 1.0, (0, 1, 2, 3)),
+    ],
+    ids=["itself", "a view", "zeros by zeros", "nothing"],
+)
+def test_what_was_overwritten_is_not_zero_any_more(
+    overwrite: Callable[[Tensor], object], zeros: tuple[int, ...]
+) -> None:
+    found = layers(Overwriting(overwrite), "make")
+    assert found["early"].inputs == (0, 1, 2, 3)
+    assert found["late"].inputs == zeros

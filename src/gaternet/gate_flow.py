@@ -8,7 +8,7 @@ Of a layer with `i` open input and `o` open output channels, i · o products of 
 left. Costs, compression and the runtime all read this; none follows the gates a second time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import fx, nn
 from gaternet import channels
 from gaternet.gate_points import UNGATED, GatePoint
 from gaternet.graph import Graph
+from gaternet.memory import aliases, overwritten
 
 Gates = tuple[int, ...]
 """For each channel the column of the gates (N, G) that closes it, or `UNGATED`."""
@@ -65,9 +66,13 @@ def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
     """Follow the gates of a backbone, forward to who reads zeros and back to who made them."""
     at = gates_at(graph, points)
     zeros: dict[fx.Node, Gates] = {}
+    written: dict[fx.Node, set[fx.Node]] = {}
     for node in graph.fx.nodes:
-        if found := at.get(node) or zeros_after(graph, node, zeros):
+        if found := at.get(node) or zeros_after(graph, node, _read(graph, node, zeros, written)):
             zeros[node] = found
+        target = overwritten(graph, node)
+        if target is not None and zeros.get(target) != found:
+            written[node] = aliases(graph, target)
     unneeded: dict[fx.Node, Gates] = {}
     for node in reversed(graph.fx.nodes):
         found = at.get(node) or _unneeded_by_all(graph, node, unneeded)
@@ -76,7 +81,9 @@ def follow(graph: Graph, points: Sequence[GatePoint]) -> GateFlow:
     filters = [node for node in graph.fx.nodes if channels.is_filter(graph, node)]
     # Not what reads a parameter only: it is the same for every image.
     reading = [node for node in filters if graph.inputs(node)]
-    layers = tuple(_layer(graph, node, zeros, unneeded) for node in reading)
+    layers = tuple(
+        _layer(graph, node, _read(graph, node, zeros, written), unneeded) for node in reading
+    )
     return GateFlow(graph, tuple(points), zeros, unneeded, layers)
 
 
@@ -92,6 +99,27 @@ def gates_at(graph: Graph, points: Sequence[GatePoint]) -> dict[fx.Node, Gates]:
         )
         start += point.gates
     return at
+
+
+def _read(
+    graph: Graph,
+    reader: fx.Node,
+    zeros: Mapping[fx.Node, Gates],
+    written: Mapping[fx.Node, Collection[fx.Node]],
+) -> dict[fx.Node, Gates]:
+    """The zeros of what a node reads, but of nothing that was overwritten by then.
+
+    written: for operations in place that leave other zeros, the nodes whose memory it may be
+    """
+    return {
+        given: zeros[given]
+        for given in graph.inputs(reader)
+        if given in zeros
+        and not any(
+            given in shared and graph.order(given) < graph.order(writer) < graph.order(reader)
+            for writer, shared in written.items()
+        )
+    }
 
 
 def zeros_after(graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates]) -> Gates | None:
@@ -150,7 +178,7 @@ def _unneeded_by(
 
 
 def _layer(
-    graph: Graph, node: fx.Node, zeros: dict[fx.Node, Gates], unneeded: dict[fx.Node, Gates]
+    graph: Graph, node: fx.Node, zeros: Mapping[fx.Node, Gates], unneeded: Mapping[fx.Node, Gates]
 ) -> FilterLayer:
     (given, *_) = graph.inputs(node)
     name = str(node.target) if node.op == "call_module" else graph.layer(node) or node.name

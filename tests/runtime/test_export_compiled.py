@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
 import gaternet
 from gaternet.backbones import BackboneConfig, create
 from gaternet.errors import UsageError
+from gaternet.gate_flow import follow
+from gaternet.gate_points import GatePoint
+from gaternet.graph import trace
 from gaternet.runtime.export_formats import METADATA_FILE
+from gaternet.runtime.lowering import lower
 from gaternet.runtime.serving import OPEN_ONLY
+from gaternet.runtime.units import find_units
 
 
 @pytest.fixture
@@ -44,6 +49,29 @@ def test_a_compiled_model_is_exported_with_an_open_batch(
         logits, gates = program.module()(images)
         expected = model(images, gates=gates).logits
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("skipping", [True, False])
+def test_linear_layers_are_exported_in_both_forms(skipping: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = (nn.Flatten(), nn.Linear(16 * 16, 40), nn.ReLU(), nn.Linear(40, 5))
+    backbone = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), *classifier).eval()
+    flow = follow(trace(backbone, (3, 8, 8)), [GatePoint("0", 16)])
+    units = find_units(flow, backbone)
+    body = lower(flow, backbone, units, dense=() if skipping else units)
+
+    class Gated(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            gates = (images.mean((2, 3)) > 0).float().repeat(1, 6)[:, :16]
+            logits: Tensor = body(images, gates)
+            return logits
+
+    file = tmp_path / "model.pt2"
+    result = gaternet.export(Gated(), file, gaternet.Serving((3, 8, 8)))
+    assert all(check.found.agrees(1e-6) for check in result.checks)
+    nodes = torch.export.load(file).graph.nodes
+    skips = [node for node in nodes if "gated_conv2d" in str(node.target)]
+    assert len(skips) == (3 if skipping else 0)
 
 
 def test_it_needs_the_operator(model: gaternet.GaterNet, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The paper's backbones and timm's, lowered: all units skipping and all dense, against the masked.
+"""The paper's backbones and others, lowered: all units skipping and all dense, against the masked.
 
 Random gates at rates 0, 0.1 … 1, batches of 1 to 33, norms of ordinary size.
 """
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from lowered_networks import TOLERANCE, lowered, ordinary
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -36,9 +37,25 @@ class Network:
         torch.manual_seed(0)
         if self.name.startswith("timm/"):
             network = timm.create_model(self.name.removeprefix("timm/"), **self.options)
+        elif self.name.startswith("torchvision/"):
+            network = narrow_vgg(self.name.removeprefix("torchvision/"))
         else:
             network = backbones.create(BackboneConfig(self.name, 10, image_size=self.side))
         return ordinary(network)
+
+
+def narrow_vgg(name: str) -> nn.Module:
+    """torchvision's VGG, whose classifier is linear layers and dropout, here of 64 neurons each."""
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, init_weights=False)
+    network.avgpool = nn.AdaptiveAvgPool2d((2, 1))
+    for index, shape in ((0, (512 * 2, 64)), (3, (64, 64)), (6, (64, 10))):
+        network.classifier[index] = nn.Linear(*shape)
+    network = network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm):
+            module.reset_parameters()
+    return network
 
 
 PAPER = [
@@ -61,6 +78,7 @@ PAPER = [
 ]
 OTHERS = [
     Network("timm/vgg11_bn", 32, frozenset({"both"}), {"mlp_ratio": 1 / 16}),
+    Network("torchvision/vgg11_bn", 32, frozenset({"both"})),
     Network("timm/mobilenetv3_small_050", 64),
     Network("timm/efficientnet_b0", 64),
     Network("timm/regnety_002", 64),

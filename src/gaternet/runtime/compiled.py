@@ -17,7 +17,7 @@ from gaternet.runtime.build import load_cpu_kernels
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """How a conv is computed: `skips` closed filters or not, and what both were measured to take.
+    """How a conv or linear layer is computed: `skips` what is closed or not, and what both take.
 
     milliseconds: the fastest of some runs at the example's shapes and gates; None where there was
         no choice
@@ -33,7 +33,7 @@ class LayerChoice:
 class Report:
     """What became of a backbone.
 
-    layers: its convs, in the order of execution
+    layers: its convs and linear layers, in the order of execution
     chunk: how many images are computed at a time; None where it runs masked
     image_size: (C, H, W) of the images that it takes; None where it runs masked, which takes any
     masked_because: why the backbone runs masked, all filters computed; None where it does not

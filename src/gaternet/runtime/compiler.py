@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,12 +114,15 @@ def _compile(
     size = (images.shape[1], images.shape[2], images.shape[3])
     flow = follow(trace(backbone, size), points)
     units = find_units(flow, backbone)
-    whole = lower(flow, backbone, units)
+    # PyTorch reads a linear layer's weights once a chunk, the operator once an image: all skipping,
+    # larger chunks would never be seen to pay.
+    linear = [unit for unit in units if isinstance(flow.graph.module(unit.start), nn.Linear)]
+    whole = lower(flow, backbone, units, linear)
     # Another batch size too: Python that asks for it makes it a constant of the trace.
     _compare(fx.Interpreter(whole).run, masked, *(torch.cat([e, e[:1]]) for e in examples))
     chunk = _fastest_chunk(whole, images, gates)
     last = images.contiguous(memory_format=torch.channels_last)
-    choices = _choose(whole, backbone, units, last[:chunk], gates[:chunk])
+    choices = _choose(whole, backbone, units, linear, (last[:chunk], gates[:chunk]))
     dense = [unit for unit, choice in choices.items() if not choice.skips]
     report = Report(tuple(choices.values()), chunk, size, slow_because=slow)
     compiled = CompiledBackbone(lower(flow, backbone, units, dense), report)
@@ -170,17 +173,17 @@ def _explain(error: Exception) -> str:
 
 
 class _Timer(fx.Interpreter):
-    """Runs a lowered backbone once, timing each unit against its dense form on its own input."""
+    """Runs a lowered backbone once, timing each unit against its other form on its own input."""
 
-    def __init__(self, lowered: fx.GraphModule, dense: Mapping[str, nn.Module]) -> None:
+    def __init__(self, lowered: fx.GraphModule, others: Mapping[str, nn.Module]) -> None:
         super().__init__(lowered)
-        self.dense = dense
-        self.measured: dict[str, tuple[float, float]] = {}
+        self.others = others
+        self.measured: dict[str, list[float]] = {}
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if target in self.dense:
-            gated, dense = _milliseconds([self.submodules[target], self.dense[target]], *args)
-            self.measured[target] = gated, dense
+        if target in self.others:
+            forms = [self.submodules[target], self.others[target]]
+            self.measured[target] = _milliseconds(forms, *args)
         return super().call_module(target, args, kwargs)
 
 
@@ -188,23 +191,25 @@ def _choose(
     lowered: fx.GraphModule,
     backbone: nn.Module,
     units: Sequence[Unit],
-    images: Tensor,
-    gates: Tensor,
+    dense: Collection[Unit],
+    examples: tuple[Tensor, Tensor],
 ) -> dict[Unit, LayerChoice]:
-    """Time each unit in both forms on what the lowered backbone gives it."""
+    """Time each unit in both forms on what the lowered backbone, some dense in it, gives it."""
     names = {unit_name(units, unit): unit for unit in units}
-    dense = {
-        name: unit_module(unit, backbone, dense=True, rectified=False)
+    others = {
+        name: unit_module(unit, backbone, dense=unit not in dense, rectified=False)
         for name, unit in names.items()
         if unit.layer.groups == 1
     }
-    timer = _Timer(lowered, dense)
-    timer.run(images, gates)
+    timer = _Timer(lowered, others)
+    timer.run(*examples)
     choices = {}
     for name, unit in names.items():
-        taken = timer.measured.get(name)
-        skips = taken is not None and taken[0] <= (1 + CLEARLY) * taken[1]
-        choices[unit] = LayerChoice(unit.layer.name, skips, *(taken or ()))
+        taken = timer.measured.get(name, [])
+        if unit in dense:
+            taken.reverse()
+        skips = bool(taken) and taken[0] <= (1 + CLEARLY) * taken[1]
+        choices[unit] = LayerChoice(unit.layer.name, skips, *taken)
     return choices
 
 

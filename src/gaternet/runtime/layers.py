@@ -60,8 +60,7 @@ class DenseConv2d(nn.Module):
         weight, bias = fold(conv, unit.norm)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
-        outputs = unit.layer.outputs
-        self.mask = Mask(outputs) if any(gate != UNGATED for gate in outputs) else None
+        self.mask = _mask(unit)
         self.geometry = _geometry(conv)
         self.groups = conv.groups
         self.relu = unit.relu
@@ -73,6 +72,39 @@ class DenseConv2d(nn.Module):
             y = self.mask(y, gates)
         if residual is not None:
             y += residual
+        return y.relu_() if self.relu else y
+
+
+class GatedLinear(nn.Module):
+    """A linear layer's unit by the operator, as a 1×1 conv: features (N, C), gates → (N, O)."""
+
+    def __init__(self, linear: nn.Linear, unit: Unit) -> None:
+        super().__init__()
+        self.pointwise = GatedConv2d(_pointwise(linear), unit, rectified=False)
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        y: Tensor = self.pointwise(x[..., None, None], gates)
+        return y.flatten(1)
+
+
+class DenseLinear(nn.Module):
+    """A linear layer's unit by PyTorch's own: every output is computed, then closed."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear, unit: Unit) -> None:
+        super().__init__()
+        weight, bias = fold(linear, unit.norm)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.mask = _mask(unit)
+        self.relu = unit.relu
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.mask is not None:
+            y = self.mask(y[..., None, None], gates).flatten(1)
         return y.relu_() if self.relu else y
 
 
@@ -89,25 +121,41 @@ class Mask(nn.Module):
         return x * spread(gates, self.columns)
 
 
-def fold(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
-    """Return the weight and bias of a conv with the BatchNorm behind it, as evaluation has it."""
-    weight = conv.weight.detach().double()
-    bias = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
-    if conv.bias is not None:
-        bias = conv.bias.detach().double()
-    if norm is not None:
-        assert isinstance(norm, _BatchNorm)
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        shift = -norm.running_mean.double() * scale
-        if norm.affine:
-            scale, shift = scale * norm.weight.double(), shift * norm.weight.double()
-            shift = shift + norm.bias.double()
-        weight, bias = weight * scale[:, None, None, None], bias * scale + shift
-    return weight.detach().to(conv.weight.dtype), bias.detach().to(conv.weight.dtype)
+def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias of a layer with the BatchNorm behind it, as evaluation has it.
+
+    Without a norm the weight is the layer's own, not a copy.
+    """
+    weight = layer.weight.detach()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+    if norm is None:
+        return weight, bias
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight.double(), shift * norm.weight.double()
+        shift = shift + norm.bias.double()
+    per_filter = scale.view(-1, *[1] * (weight.ndim - 1))
+    folded = weight.double() * per_filter, bias.double() * scale + shift
+    return folded[0].detach().to(weight.dtype), folded[1].detach().to(weight.dtype)
+
+
+def _mask(unit: Unit) -> Mask | None:
+    outputs = unit.layer.outputs
+    return Mask(outputs) if any(gate != UNGATED for gate in outputs) else None
 
 
 def _geometry(conv: nn.Conv2d) -> Geometry:
     assert not isinstance(conv.padding, str)
     return Geometry(list(conv.stride), list(conv.padding), list(conv.dilation))
+
+
+def _pointwise(linear: nn.Linear) -> nn.Conv2d:
+    """Return a linear layer as a 1×1 conv with the same weights, not copies."""
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, device="meta")
+    conv.weight = nn.Parameter(linear.weight.detach()[..., None, None], requires_grad=False)
+    conv.bias = linear.bias
+    return conv

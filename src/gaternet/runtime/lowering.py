@@ -2,8 +2,9 @@
 
     conv → norm → [gate] (→ + residual) → relu     becomes     gated_conv2d(…)
 
-Norms are folded into their convs, gates pushed back to the convs that make a filter and forward to
-those that read it (see `gaternet.gate_flow`). Everything else stays as it was traced.
+Linear layers become 1×1 convs. Norms are folded into what they follow, gates pushed back to the
+convs and linear layers that make a filter and forward to those that read it (see
+`gaternet.gate_flow`). Everything else stays as it was traced.
 """
 
 import copy
@@ -15,8 +16,8 @@ from gaternet.errors import UserError
 from gaternet.gate_flow import UNGATED, GateFlow, Gates, common, gates_at, zeros_after
 from gaternet.gate_points import detach
 from gaternet.graph import Graph
-from gaternet.runtime.layers import DenseConv2d, GatedConv2d, Mask
-from gaternet.runtime.memory import aliases, is_overwritten
+from gaternet.memory import aliases, is_overwritten
+from gaternet.runtime.layers import DenseConv2d, DenseLinear, GatedConv2d, GatedLinear, Mask
 from gaternet.runtime.units import Unit, span
 
 
@@ -24,6 +25,8 @@ def lower(
     flow: GateFlow, backbone: nn.Module, units: Sequence[Unit], dense: Collection[Unit] = ()
 ) -> fx.GraphModule:
     """Return a module (images, gates) → what the backbone returns under these gates.
+
+    Weights that it has as the backbone has them are the backbone's own, not copies.
 
     images: (N, C, H, W); gates: (N, G), 0 or 1
     dense: units that compute all their filters and close them afterwards
@@ -39,12 +42,18 @@ def unit_name(units: Sequence[Unit], unit: Unit) -> str:
 
 
 def unit_module(unit: Unit, backbone: nn.Module, dense: bool, rectified: bool) -> nn.Module:
-    """Return what computes a unit, (images, gates[, residual]) → (N, O, H', W')."""
-    conv = backbone.get_submodule(str(unit.conv.target))
-    assert isinstance(conv, nn.Conv2d)
-    if dense or conv.groups > 1:
-        return DenseConv2d(conv, unit)
-    return GatedConv2d(conv, unit, rectified)
+    """Return what computes a unit.
+
+    of a conv: (images, gates[, residual]) → (N, O, H', W')
+    of a linear layer: (features (N, C), gates) → (N, O)
+    """
+    layer = backbone.get_submodule(str(unit.start.target))
+    if isinstance(layer, nn.Linear):
+        return DenseLinear(layer, unit) if dense else GatedLinear(layer, unit)
+    assert isinstance(layer, nn.Conv2d)
+    if dense or layer.groups > 1:
+        return DenseConv2d(layer, unit)
+    return GatedConv2d(layer, unit, rectified)
 
 
 class _Lowering:
@@ -58,7 +67,8 @@ class _Lowering:
         dense: Collection[Unit],
     ) -> None:
         self.graph, self.backbone, self.units, self.dense = flow.graph, backbone, units, dense
-        self.root = copy.deepcopy(backbone).eval()
+        weights = {id(weight): weight for weight in backbone.parameters()}
+        self.root = copy.deepcopy(backbone, weights).eval()
         detach(self.root)
         self.owner = {node: unit for unit in units for node in span(flow.graph, unit)}
         self.masks = _masks(flow, self.owner)
@@ -101,7 +111,7 @@ class _Lowering:
                 residual = [self.lowered.call_method("clone", tuple(residual))]
             rectified = self._is_rectified(unit, unit.residual)
         self.root.add_module(name, unit_module(unit, self.backbone, dense, rectified))
-        (given,) = self.graph.inputs(unit.conv)
+        (given,) = self.graph.inputs(unit.start)
         return self.lowered.call_module(name, (self.copies[given], self.gates, *residual))
 
     def _may_overwrite(self, unit: Unit, residual: fx.Node) -> bool:
@@ -116,7 +126,7 @@ class _Lowering:
         """Whether an operation has run when a unit starts to write, or is a part of it that may."""
         owner = self.owner.get(user)
         if owner is unit:  # it reads its image while it writes, but each residual just once
-            return user is not unit.conv
+            return user is not unit.start
         return self.graph.order(user if owner is None else owner.end) < self.graph.order(unit.end)
 
     def _is_rectified(self, unit: Unit, residual: fx.Node) -> bool:
@@ -155,7 +165,7 @@ def _masks(flow: GateFlow, owner: Mapping[fx.Node, Unit]) -> dict[fx.Node, Gates
 
 
 def _behind_residual(graph: Graph, unit: Unit) -> list[fx.Node]:
-    """The addition of a unit and what follows; gates before it are the conv's own."""
+    """The addition of a unit and what follows; gates before it are the filters' own."""
     if unit.residual is None:
         return []
     nodes = span(graph, unit)

@@ -37,7 +37,9 @@ torch.library.define(
 def pack_weight(weight: Tensor) -> Tensor:
     """Return filters (O, C, KH, KW) in blocks, (⌈O / 16⌉, KH, KW, C, 16), filled up with zeros."""
     filters, channels, height, width = weight.shape
-    filled = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -filters % LANES))
+    missing = -filters % LANES
+    # Not by nothing: that copies, and a linear layer's weights may be most of a network's.
+    filled = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else weight
     blocks = filled.view(-1, LANES, channels, height, width)
     return blocks.permute(0, 3, 4, 2, 1).contiguous()
 

@@ -1,8 +1,9 @@
-"""Units: the convs of a backbone, each with the operations that are computed in one go with it.
+"""Units: the convs and linear layers of a backbone, each with what is computed in one go with it.
 
     conv → norm → [gate] → + residual → [gate] → relu
+    linear → norm → relu
 
-All but the conv may be missing. A unit runs where the last of its operations was: what it reads
+All but the first may be missing. A unit runs where the last of its operations was: what it reads
 must not have been overwritten by then, and what it passes over is read by nobody else.
 """
 
@@ -15,15 +16,19 @@ from torch import fx, nn
 from gaternet import channels
 from gaternet.gate_flow import FilterLayer, GateFlow, gates_at
 from gaternet.graph import Graph
-from gaternet.runtime.memory import is_overwritten, overwritten
+from gaternet.memory import is_overwritten, overwritten
+from gaternet.tracing import BATCH
 
 # By exact type: what a subclass makes of its statistics is not known.
-_FOLDED_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
+_FOLDED_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm),
+    *(BatchNormAct2d, SyncBatchNormAct),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """A conv and what is computed with it: its norm, the addition of a residual, a ReLU.
+    """A conv or linear layer and what is computed with it: norm, addition of a residual, ReLU.
 
     end: the last of its operations; its value is the unit's
     residual: what is added, None without an addition
@@ -36,12 +41,13 @@ class Unit:
     relu: bool = False
 
     @property
-    def conv(self) -> fx.Node:
+    def start(self) -> fx.Node:
+        """The conv or linear layer."""
         return self.layer.node
 
 
 def find_units(flow: GateFlow, backbone: nn.Module) -> tuple[Unit, ...]:
-    """The convs of a backbone with what can be computed in one go with them."""
+    """The convs and linear layers of a backbone with what can be computed in one go with them."""
     finder = _Finder(flow, backbone)
     # From the end: the later of two operands of an addition takes the other one as its residual.
     units = [finder.unit_at(layer) for layer in reversed(flow.layers) if finder.can_run(layer)]
@@ -49,16 +55,16 @@ def find_units(flow: GateFlow, backbone: nn.Module) -> tuple[Unit, ...]:
 
 
 def span(graph: Graph, unit: Unit) -> list[fx.Node]:
-    """A unit's own operations, from its end back to its conv."""
+    """A unit's own operations, from its end back to its start."""
     nodes = [unit.end]
-    while nodes[-1] is not unit.conv:
+    while nodes[-1] is not unit.start:
         given = [node for node in graph.inputs(nodes[-1]) if node is not unit.residual]
         nodes += given[:1]
     return nodes
 
 
 class _Finder:
-    """Follows convs to the last operation that can be computed with them."""
+    """Follows filters to the last operation that can be computed with them."""
 
     def __init__(self, flow: GateFlow, backbone: nn.Module) -> None:
         self.graph = flow.graph
@@ -67,12 +73,16 @@ class _Finder:
         self.taken: set[fx.Node] = set()
 
     def can_run(self, layer: FilterLayer) -> bool:
-        conv = self._real(layer.node)
+        module, shape = self._real(layer.node), self.graph.shape(layer.node) or ()
+        if shape[:1] != (BATCH,):  # tokens, windows: gates are an image's
+            return False
+        if type(module) is nn.Linear:
+            return len(shape) == 2
         return (
-            type(conv) is nn.Conv2d
-            and conv.padding_mode == "zeros"
-            and not isinstance(conv.padding, str)
-            and len(self.graph.shape(layer.node) or ()) == 4
+            type(module) is nn.Conv2d
+            and module.padding_mode == "zeros"
+            and not isinstance(module.padding, str)
+            and len(shape) == 4
         )
 
     def unit_at(self, layer: FilterLayer) -> Unit:
@@ -105,7 +115,7 @@ class _Finder:
     def _grown(self, unit: Unit, before: fx.Node, node: fx.Node, gated: bool) -> Unit | None:
         """A unit with one more operation, `node`, which reads `before`; None if it cannot be."""
         module = self._real(node)
-        if unit.end is unit.conv and not gated and _is_folded(module):
+        if unit.end is unit.start and not gated and _is_folded(module):
             relu = isinstance(getattr(module, "act", None), nn.ReLU)
             return replace(unit, end=node, norm=module, relu=relu)
         if unit.relu:
@@ -119,7 +129,7 @@ class _Finder:
 
     def _reads_too_late(self, unit: Unit, grown: Unit) -> bool:
         """Whether what a unit reads is overwritten before the last operation of the grown one."""
-        read = self.graph.inputs(unit.conv) + ([unit.residual] if unit.residual else [])
+        read = self.graph.inputs(unit.start) + ([unit.residual] if unit.residual else [])
         return any(is_overwritten(self.graph, node, unit.end, grown.end) for node in read)
 
     def _other_operand(self, addition: fx.Node, operand: fx.Node) -> fx.Node | None:
