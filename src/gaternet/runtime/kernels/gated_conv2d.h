@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <new>
 #include <utility>
@@ -224,35 +225,59 @@ inline const float* pack(const Shape& s, const float* image, const Band& band, c
 }
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
+inline void store(float* to, const Vector& value) { *reinterpret_cast<Vector*>(to) = value; }
 
 // The same for the last filters, which may not fill a block.
 [[gnu::always_inline]] inline Vector load_lanes(const float* from, int64_t lanes) {
-  if (lanes == kLanes) return load(from);
+  if (lanes >= kLanes) return load(from);
   Vector value{};
   std::memcpy(&value, from, 4 * lanes);
   return value;
 }
 
 [[gnu::always_inline]] inline void store_lanes(float* to, const Vector& value, int64_t lanes) {
-  if (lanes == kLanes)
-    *reinterpret_cast<Vector*>(to) = value;
+  if (lanes >= kLanes)
+    store(to, value);
   else
     std::memcpy(to, &value, 4 * lanes);
 }
 
+// The activation: max(value, least), where NaN stays, as in PyTorch.
+[[gnu::always_inline]] inline Vector activated(const Vector& value, const Vector& least) {
+  return value < least ? least : value;
+}
+
 // Gate, residual and activation of a row of sums, and to the output image with them.
-template <int kPixels, typename Sums>
-[[gnu::always_inline]] inline void finish(const Shape& s, const Operands& a, const Open& open,
-                                          int64_t filter, int64_t at, Sums sums) {
-  const int64_t lanes = std::min(kLanes, s.filters - filter);
-  const Vector scale = load(open.scale.data() + filter);
+template <int kPixels, bool kAdds, typename Sums>
+[[gnu::always_inline]] inline void finish(float* to, int64_t pixel, const Vector& scale,
+                                          const Vector& least, Sums sums) {
 #pragma GCC unroll 28
   for (int p = 0; p < kPixels; ++p) {
     Vector sum = scale != 0.f ? sums(p) * scale : Vector{};  // also where 0 · inf is NaN
-    float* to = a.y + (at + p) * s.filters + filter;
-    if (a.adds) sum += load_lanes(to, lanes);
-    if (a.relu) sum = sum < 0.f ? Vector{} : sum;  // NaN stays, as in PyTorch
-    store_lanes(to, sum, lanes);
+    if (kAdds) sum += load(to + p * pixel);
+    store(to + p * pixel, activated(sum, least));
+  }
+}
+
+template <int kPixels, typename Sums>
+[[gnu::always_inline]] inline void finish(const Shape& s, const Operands& a, const Open& open,
+                                          int64_t filter, int64_t at, Sums sums) {
+  const Vector scale = load(open.scale.data() + filter);
+  const Vector least = Vector{} + (a.relu ? 0.f : -std::numeric_limits<float>::infinity());
+  float* to = a.y + at * s.filters + filter;
+  const int64_t lanes = s.filters - filter;
+  if (lanes >= kLanes) {
+    if (a.adds)
+      finish<kPixels, true>(to, s.filters, scale, least, sums);
+    else
+      finish<kPixels, false>(to, s.filters, scale, least, sums);
+    return;
+  }
+#pragma GCC unroll 28
+  for (int p = 0; p < kPixels; ++p) {
+    Vector sum = scale != 0.f ? sums(p) * scale : Vector{};
+    if (a.adds) sum += load_lanes(to + p * s.filters, lanes);
+    store_lanes(to + p * s.filters, activated(sum, least), lanes);
   }
 }
 
@@ -342,19 +367,32 @@ inline void fill_closed(const Shape& s, const Operands& a, const Open& open, int
   for (int64_t q = from; q < to; ++q) {
     for (const int64_t b : open.closed) {
       float* y = a.y + q * s.filters + b * kLanes;
-      const int64_t lanes = std::min(kLanes, s.filters - b * kLanes);
-      const Vector before = a.adds ? load_lanes(y, lanes) : Vector{};
-      store_lanes(y, before < 0.f ? Vector{} : before, lanes);
+      const int64_t lanes = s.filters - b * kLanes;
+      store_lanes(y, a.adds ? activated(load_lanes(y, lanes), Vector{}) : Vector{}, lanes);
     }
   }
 }
 
-// Where the lines of an output of so many pixels are; as many as there are steps, at least.
+// The tiles of a row: their number, their pixels, and how many have one more.
+struct Across {
+  int64_t tiles, pixels, longer;
+};
+
 template <int kBlocks>
-void list_lines(const Group& group, const int32_t* blocks, int64_t pixels) {
+Across tiles_across(const Shape& s, const Band& band) {
+  constexpr int64_t longest = kSums / kBlocks;
+  const int64_t length = s.pointwise() ? band.last - band.first : s.columns;
+  const int64_t tiles = (length + longest - 1) / longest;
+  return {tiles, length / tiles, length % tiles};
+}
+
+// Where the lines of a tile's output are; as many as there are steps, at least.
+template <int kBlocks>
+void list_lines(const Group& group, const int32_t* blocks) {
+  const int64_t longest = tiles_across<kBlocks>(group.s, group.band).pixels + 1;
   std::vector<int32_t>& lines = group.lines;
   lines.clear();
-  for (int64_t p = 0; p < pixels; ++p)
+  for (int64_t p = 0; p < longest; ++p)
     for (int b = 0; b < kBlocks; ++b)
       lines.push_back(static_cast<int32_t>(p * group.s.filters + (blocks[b] - blocks[0]) * kLanes));
   lines.resize(std::max(lines.size(), group.steps.size()));
@@ -368,24 +406,26 @@ void run_blocks(const Group& group, const float* input, int64_t image) {
   const Operands& a = group.a;
   const Band& band = group.band;
   const int64_t rows = s.pointwise() ? 1 : band.last - band.first;
-  const int64_t length = s.pointwise() ? band.last - band.first : s.columns;
-  constexpr int64_t longest = kSums / kBlocks;
-  const int64_t across = (length + longest - 1) / longest, count = rows * across;
-  const int64_t pixels = (length + across - 1) / across;
+  const Across across = tiles_across<kBlocks>(s, band);
   const int64_t size = s.kernel_height * s.kernel_width * s.channels * kLanes;
-  list_lines<kBlocks>(group, group.blocks, pixels);
-  for (int64_t i = 0; i < count; ++i) {
-    const Row row = row_of(s, band, input, image, band.first + i / across);
-    const int64_t from = length * (i % across) / across, to = length * (i % across + 1) / across;
-    const Row part{row.at + from, row.input + from * band.pixel, row.first_tap, row.last_tap};
-    const bool last = i + 1 == count;
-    const int32_t* after = last && group.next ? group.next : group.blocks;
-    if (after == group.next) list_lines<kBlocks>(group, after, pixels);
-    const int64_t at = last ? row_of(s, band, input, image, band.first).at : row.at + to;
-    const bool fetches = group.next && i > 0 && i <= kBlocks;
-    const int32_t block = fetches ? group.next[i - 1] : group.blocks[0];
-    const Errand errand{a.weight + block * size, a.y + at * s.filters + after[0] * kLanes};
-    tiles<kBlocks>()[to - from - 1](group, part, errand);
+  const int64_t start = row_of(s, band, input, image, band.first).at;
+  int64_t left = rows * across.tiles, fetched = -1;
+  for (int64_t r = band.first; left > 0; ++r) {
+    const Row row = row_of(s, band, input, image, r);
+    int64_t from = 0;
+    for (int64_t t = 0; t < across.tiles; ++t, ++fetched) {
+      const int64_t pixels = across.pixels + (t < across.longer);
+      const Row part{row.at + from, row.input + from * band.pixel, row.first_tap, row.last_tap};
+      from += pixels;
+      const bool last = --left == 0;
+      const int32_t* after = last && group.next ? group.next : group.blocks;
+      if (after == group.next) list_lines<kBlocks>(group, after);
+      const bool fetches = group.next && fetched >= 0 && fetched < kBlocks;
+      const int32_t block = fetches ? group.next[fetched] : group.blocks[0];
+      const int64_t at = last ? start : row.at + from;
+      const Errand errand{a.weight + block * size, a.y + at * s.filters + after[0] * kLanes};
+      tiles<kBlocks>()[pixels - 1](group, part, errand);
+    }
   }
 }
 
@@ -393,6 +433,7 @@ void run_blocks(const Group& group, const float* input, int64_t image) {
 // Returns where it ended, behind the last whole group.
 template <int kBlocks>
 const int32_t* run_groups(Group group, const int32_t* to, const float* input, int64_t image) {
+  if (group.blocks + kBlocks <= to) list_lines<kBlocks>(group, group.blocks);
   for (; group.blocks + kBlocks <= to; group.blocks += kBlocks) {
     group.next = group.blocks + 2 * kBlocks <= group.share ? group.blocks + kBlocks : nullptr;
     run_blocks<kBlocks>(group, input, image);
@@ -448,8 +489,8 @@ inline Cut cut(const Shape& s, int64_t workers) {
   if (s.batch >= workers) return {rows, unit, bands, 1, 1};
   const int64_t weights = s.blocks() * kLanes * s.channels * s.kernel_height * s.kernel_width;
   const int64_t images = s.height * s.width * s.channels + s.rows * s.columns * s.filters;
-  // With bands a worker reads all weights, with shares all of an image that others have just written:
-  // that is further away.
+  // Of bands, each worker reads all weights; of shares, all that others have just written, which
+  // is further away.
   if (weights > 3 * images) return {rows, unit, bands, std::min(workers, (s.blocks() + 3) / 4), 4};
   const int64_t each = (bands + workers - 1) / workers;
   return {rows, unit, std::min(units, each * workers), 1, 1};
@@ -529,8 +570,7 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
       const Open& left = open[n];
       const int64_t pixels = s.pointwise() ? 1 : s.columns;
       const int64_t image = n * s.rows * s.columns;
-      if (share == 0 && part == 0)
-        fill_closed(s, a, left, image + first * pixels, image + last * pixels);
+      if (share == 0 && part == 0) fill_closed(s, a, left, image + first * pixels, image + last * pixels);
       const auto [from, to, end] = c.blocks(share, part, static_cast<int64_t>(left.blocks.size()));
       if (from == to) return;
       const Band band = band_of(s, left, first, last);
