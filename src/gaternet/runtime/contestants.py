@@ -7,7 +7,7 @@ masked              under gates as in training: everything is computed, then clo
 compressed          masked too, after the filters that never open have left
 runtime             `gaternet.runtime.compile`
 slim-compiled       a plain network that has only as many filters as are open, compiled as the
-                    dense one: what skipping at run time cannot beat
+                    dense one: the same arithmetic without a choice
 """
 
 import copy
