@@ -37,6 +37,7 @@ TOLD = (*SAME, "settings", "hardware", "parameters", "command")
 """What a card must say."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_ABSOLUTE_PATH = re.compile(r"(^|[\s='\"])(/|~|[A-Za-z]:\\)")
 
 
 def main(
@@ -72,8 +73,8 @@ def main(
 def read_card(run: Run, file: Path) -> dict[str, Any]:
     """Return the content of a results file.
 
-    Raises UserError where the run has not ended, or where the file is another run's or says too
-    little.
+    Raises UserError where the run has not ended, and where the file is another run's, says too
+    little or has an absolute path.
     """
     measured = run.result
     if measured is None:
@@ -88,6 +89,11 @@ def read_card(run: Run, file: Path) -> dict[str, Any]:
                 f"{file} is of another run than {run.path}: {name} is {told[name]!r} there, "
                 f"{measured.get(name)!r} in the run's own result.json"
             )
+    if _ABSOLUTE_PATH.search(told["command"]):
+        raise UserError(
+            f"{file}: the command names a directory of this machine, which says nothing to anybody "
+            f"else: shorten its paths ({told['command']})"
+        )
     return told
 
 

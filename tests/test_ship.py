@@ -34,6 +34,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def published(run: Path, folder: Path, **changes: Any) -> Path:
+    """Write a run's results as they are published, with no directory of this machine."""
+    told = json.loads((run / "result.json").read_text())
+    file = folder / f"{run.name}.json"
+    file.write_text(json.dumps(told | {"command": f"gaternet train --out {run.name}"} | changes))
+    return file
+
+
 @pytest.mark.parametrize("kind", ["plain_run", "gated_run"])
 def test_run_is_found_by_its_name(
     kind: str,
@@ -45,7 +53,8 @@ def test_run_is_found_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = request.getfixturevalue(kind)
-    ship.main(run, run / "result.json", NAME, package)
+    result = published(run, tmp_path)
+    ship.main(run, result, NAME, package)
     monkeypatch.chdir(tmp_path)
     before, after = (
         json.loads(terminal.succeed("evaluate", name, "--json"))["evaluation"]
@@ -54,7 +63,7 @@ def test_run_is_found_by_its_name(
     assert after == before
     card = json.loads((package / NAME / "result.json").read_text())
     logits = card.pop("known_logits")
-    assert card == json.loads((run / "result.json").read_text())
+    assert card == json.loads(result.read_text())
     here, there = gaternet.load(NAME).state_dict(), gaternet.load(run).state_dict()
     assert here.keys() == there.keys()
     assert all(torch.equal(here[name], there[name]) for name in here)
@@ -62,10 +71,10 @@ def test_run_is_found_by_its_name(
 
 
 def test_better_run_takes_the_place(
-    ship: ModuleType, package: Path, plain_run: Path, gated_run: Path
+    ship: ModuleType, package: Path, plain_run: Path, gated_run: Path, tmp_path: Path
 ) -> None:
     for run in (gated_run, plain_run):
-        ship.main(run, run / "result.json", NAME, package)
+        ship.main(run, published(run, tmp_path), NAME, package)
     assert trained.card(NAME)["recipe"] == "digits/resnet8"
     assert not [file for file in tree(package) if not file.startswith(f"{NAME}/")]
 
@@ -78,16 +87,18 @@ def test_better_run_takes_the_place(
         ("epochs", 300),
         ("test_error_percent", 0.5),
         ("command", None),
+        ("command", "gaternet train --out /home/me/run"),
+        ("command", "/usr/bin/gaternet train"),
+        ("command", "gaternet train --out=~/run"),
+        ("command", r"gaternet train --out C:\run"),
     ],
 )
-def test_result_of_another_run_is_refused(
+def test_result_of_another_run_or_machine_is_refused(
     key: str, value: Any, ship: ModuleType, package: Path, plain_run: Path, tmp_path: Path
 ) -> None:
-    told = json.loads((plain_run / "result.json").read_text())
-    file = tmp_path / "result.json"
-    file.write_text(json.dumps(told | {key: value}))
-    with pytest.raises(UserError, match=f"result.json .*{key}"):
-        ship.main(plain_run, file, NAME, package)
+    result = published(plain_run, tmp_path, **{key: value})
+    with pytest.raises(UserError, match=f"{result.name}.*\\b{key}"):
+        ship.main(plain_run, result, NAME, package)
     assert not tree(package)
 
 
@@ -97,19 +108,24 @@ def test_run_that_has_not_ended_is_refused(
     run = Path(shutil.copytree(plain_run, tmp_path / "run"))
     (run / "result.json").unlink()
     with pytest.raises(UserError, match="has not ended"):
-        ship.main(run, plain_run / "result.json", NAME, package)
+        ship.main(run, published(plain_run, tmp_path), NAME, package)
     assert not tree(package)
 
 
 def test_network_that_is_too_large_is_refused(
-    ship: ModuleType, package: Path, plain_run: Path, monkeypatch: pytest.MonkeyPatch
+    ship: ModuleType,
+    package: Path,
+    plain_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     assert ship.MAX_BYTES == 3e6
-    ship.main(plain_run, plain_run / "result.json", NAME, package)
+    result = published(plain_run, tmp_path)
+    ship.main(plain_run, result, NAME, package)
     before = tree(package)
     monkeypatch.setattr(ship, "MAX_BYTES", 100_000)
     with pytest.raises(UserError, match="at most 100,000 go in"):
-        ship.main(plain_run, plain_run / "result.json", NAME, package)
+        ship.main(plain_run, result, NAME, package)
     assert tree(package) == before
 
 

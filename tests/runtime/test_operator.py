@@ -352,14 +352,17 @@ def test_several_threads_at_once() -> None:
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads(threads: int) -> None:
+    """Among them layers with so many weights that threads share an image's filters, not its rows."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for batch in (1, 3):
             check(Case(64, 64, side=(20, 20), batch=batch, outputs=16))
             check(Case(256, 128, (1, 1), (4, 4), batch, padding=(0, 0)))
+            check(Case(128, 200, side=(4, 4), batch=batch, outputs=8, residual=True, relu=True))
+            check(Case(64, 16, side=(2, 2), batch=batch, outputs=16, rate=1.0))
     finally:
         torch.set_num_threads(before)
 

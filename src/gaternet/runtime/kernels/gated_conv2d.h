@@ -479,6 +479,10 @@ struct Cut {
 
 constexpr int64_t kPackedBytes = 384 << 10;  // a band's input: it shares the second-level cache
 
+// Of bands, each worker reads all weights; of shares, all that others have just written, which is
+// further away. Shares are the better cut where weights outnumber what is read and written so often.
+constexpr int64_t kWeighty = 3;
+
 inline Cut cut(const Shape& s, int64_t workers) {
   const int64_t rows = s.pointwise() ? s.rows * s.columns : s.rows;
   const int64_t unit = s.pointwise() ? kLongestTile : 1;
@@ -489,9 +493,8 @@ inline Cut cut(const Shape& s, int64_t workers) {
   if (s.batch >= workers) return {rows, unit, bands, 1, 1};
   const int64_t weights = s.blocks() * kLanes * s.channels * s.kernel_height * s.kernel_width;
   const int64_t images = s.height * s.width * s.channels + s.rows * s.columns * s.filters;
-  // Of bands, each worker reads all weights; of shares, all that others have just written, which
-  // is further away.
-  if (weights > 3 * images) return {rows, unit, bands, std::min(workers, (s.blocks() + 3) / 4), 4};
+  if (weights > kWeighty * images)
+    return {rows, unit, bands, std::min(workers, (s.blocks() + 3) / 4), 4};
   const int64_t each = (bands + workers - 1) / workers;
   return {rows, unit, std::min(units, each * workers), 1, 1};
 }
@@ -570,7 +573,8 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
       const Open& left = open[n];
       const int64_t pixels = s.pointwise() ? 1 : s.columns;
       const int64_t image = n * s.rows * s.columns;
-      if (share == 0 && part == 0) fill_closed(s, a, left, image + first * pixels, image + last * pixels);
+      if (share == 0 && part == 0)
+        fill_closed(s, a, left, image + first * pixels, image + last * pixels);
       const auto [from, to, end] = c.blocks(share, part, static_cast<int64_t>(left.blocks.size()));
       if (from == to) return;
       const Band band = band_of(s, left, first, last);
