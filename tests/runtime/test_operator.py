@@ -354,7 +354,7 @@ def test_several_threads_at_once() -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_any_number_of_threads(threads: int) -> None:
-    """Among them layers with so many weights that threads share an image's filters, not its rows."""
+    """Among them layers of so many weights that threads share an image's filters, not its rows."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
