@@ -215,6 +215,20 @@ def test_bands_of_rows_and_groups_of_blocks(
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("side", [(8, 8), (7, 9), (13, 16), (21, 50), (70, 31)])
+@pytest.mark.parametrize(("channels", "filters"), [(16, 16), (24, 40), (100, 17), (200, 70)])
+@pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 3)])
+def test_tiles_of_two_by_two_outputs(
+    side: tuple[int, int], channels: int, filters: int, padding: tuple[int, int]
+) -> None:
+    """3×3 convs of enough pixels and channels take Winograd's way; sides may be odd."""
+    case = Case(channels, filters, side=side, padding=padding, inputs=4, outputs=8, rate=0.8)
+    check(case)
+    check(replace(case, residual=True, relu=True, batch=1, inputs=1, rate=0.95), seed=1)
+    check(replace(case, batch=1, inputs=None, outputs=None), seed=2)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.5])
