@@ -1,5 +1,5 @@
-// A convolution as it is defined: tiles of neighbouring pixels of a few blocks of filters, whose sums
-// stay in registers over all products.
+// A convolution as it is defined: tiles of neighbouring pixels of a few blocks of filters, whose
+// sums stay in registers over all products.
 
 #pragma once
 
@@ -29,7 +29,8 @@ inline DirectBand direct_band(const Shape& s, const Open& open, int64_t first, i
   const int64_t lanes = std::clamp<int64_t>(open.count(), 1, kLanes);
   if (s.pointwise()) {
     const bool in_place = reads_in_place(s, open);
-    return {{first, last, 1, last - first, lanes}, in_place, in_place ? s.channels : lanes, 0, 0, 0};
+    const int64_t pixel = in_place ? s.channels : lanes;
+    return {{first, last, 1, last - first, lanes}, in_place, pixel, 0, 0, 0};
   }
   const int64_t rows = (last - first - 1) * s.stride_y + (s.kernel_height - 1) * s.dilation_y + 1;
   const int64_t columns = (s.columns - 1) * s.stride_x + (s.kernel_width - 1) * s.dilation_x + 1;
@@ -100,7 +101,7 @@ struct Errand {
   const float* output;
 };
 
-// `kPixels` neighbouring pixels of `kBlocks` blocks of filters, from their bias to the output image.
+// `kPixels` neighbouring pixels of `kBlocks` blocks of filters, from bias to output image.
 template <int kPixels, int kBlocks>
 void tile(const Group& group, const Row& row, const Errand& errand) {
   const Shape& s = group.s;

@@ -4,9 +4,9 @@
 //
 // Images are channels last, filters go in blocks of 16 that fill one vector. A band of output rows
 // is one piece of work: its open input channels are copied side by side, zero padding included
-// (some pointwise layers read the image itself), and each block of filters with an open one in it is
-// then computed from them, tile by tile, with sums in registers: as it is defined (direct.h), or in
-// fewer products (winograd.h). Closed channels are never read, closed blocks of filters never
+// (some pointwise layers read the image itself), and each block of filters with an open one in it
+// is then computed from them, tile by tile, with sums in registers: as it is defined (direct.h), or
+// in fewer products (winograd.h). Closed channels are never read, closed blocks of filters never
 // computed.
 
 #pragma once
@@ -52,7 +52,7 @@ struct Cut {
 constexpr int64_t kPackedBytes = 384 << 10;  // a band's input: it shares the second-level cache
 
 // Of bands, each worker reads all weights; of shares, all that others have just written, which is
-// further away. Shares are the better cut where weights outnumber what is read and written so often.
+// further away. Shares are the better cut where weights are so many times what is read and written.
 constexpr int64_t kWeighty = 3;
 
 // What bands are made of.

@@ -205,7 +205,8 @@ template <int kPixels, typename Sums>
 }
 
 // What closed blocks of filters leave: zeros, or the residual as the activation lets it through.
-inline void fill_closed(const Shape& s, const Operands& a, const Open& open, int64_t from, int64_t to) {
+inline void fill_closed(const Shape& s, const Operands& a, const Open& open, int64_t from,
+                        int64_t to) {
   const bool kept = a.adds && (a.rectified || !a.relu);
   if (kept || open.closed.empty()) return;
   for (int64_t q = from; q < to; ++q) {

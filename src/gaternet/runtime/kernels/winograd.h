@@ -3,9 +3,9 @@
 //
 //   y = Aᵀ [Σ_{c open} (G w Gᵀ) ⊙ (Bᵀ x B)] A
 //
-// for each tile of 2×2 outputs y, of 4×4 inputs x. At each of 4×4 points, between the transforms, it
-// is a pointwise convolution of tiles. Weights are transformed on the way, those of open filters and
-// channels only: nine numbers are less to read from memory than sixteen.
+// for each tile of 2×2 outputs y, of 4×4 inputs x. At each of 4×4 points, between the transforms,
+// it is a pointwise convolution of tiles. Weights are transformed on the way, those of open filters
+// and channels only: nine numbers are less to read from memory than sixteen.
 
 #pragma once
 
@@ -194,10 +194,11 @@ void multiply_row(const Tiled& tiled) {
     const int64_t fetched = kRow * kInputs * runs + i;  // taps so far
     const bool fetches = tiled.next && fetched < kBlocks * kTaps;
     const int64_t next = fetches ? tiled.next[fetched / kTaps] * kTaps + fetched % kTaps : 0;
-    const Product product{tiled.inputs + point * piece.open.planes() * points + from * kLanes, points,
-                          tiled.weights + column * channels * kBlocks * kLanes, channels,
-                          piece.a.weight + next * tap};
-    kMultiply<kBlocks>[to - from - 1](product, tiled.sums + (point * tiles + from) * kBlocks * kLanes);
+    const float* inputs = tiled.inputs + point * piece.open.planes() * points + from * kLanes;
+    const float* weights = tiled.weights + column * channels * kBlocks * kLanes;
+    float* sums = tiled.sums + (point * tiles + from) * kBlocks * kLanes;
+    const Product product{inputs, points, weights, channels, piece.a.weight + next * tap};
+    kMultiply<kBlocks>[to - from - 1](product, sums);
   }
 }
 
