@@ -37,7 +37,7 @@ TOLD = (*SAME, "settings", "hardware", "parameters", "command")
 """What a card must say."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_ABSOLUTE_PATH = re.compile(r"(^|[\s='\"])(/|~|[A-Za-z]:\\)")
+_ABSOLUTE_PATH = re.compile(r"(^|[\s='\":,(])(/(?!/)|~|[A-Za-z]:\\)")
 
 
 def main(
@@ -89,7 +89,7 @@ def read_card(run: Run, file: Path) -> dict[str, Any]:
                 f"{file} is of another run than {run.path}: {name} is {told[name]!r} there, "
                 f"{measured.get(name)!r} in the run's own result.json"
             )
-    if _ABSOLUTE_PATH.search(told["command"]):
+    if _ABSOLUTE_PATH.search(str(told["command"])):
         raise UserError(
             f"{file}: the command names a directory of this machine, which says nothing to anybody "
             f"else: shorten its paths ({told['command']})"

@@ -90,6 +90,7 @@ def test_better_run_takes_the_place(
         ("command", "gaternet train --out /home/me/run"),
         ("command", "/usr/bin/gaternet train"),
         ("command", "gaternet train --out=~/run"),
+        ("command", "gaternet train --data root:/home/me"),
         ("command", r"gaternet train --out C:\run"),
     ],
 )

@@ -229,6 +229,32 @@ def test_tiles_of_two_by_two_outputs(
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("residual", [False, True])
+def test_images_of_a_batch_that_are_computed_in_different_ways(residual: bool) -> None:
+    """With fewer than 16 open channels there are no tiles of 2 × 2 outputs."""
+    counts = (0, 15, 16, 17, 40)
+    case = Case(40, 24, side=(10, 11), batch=len(counts), outputs=None, residual=residual)
+    given = operands(case)
+    for n, count in enumerate(counts):
+        given.gates[n] = (torch.randperm(40) < count).float()
+    found, wanted = operate(case, given).double(), expected(case, given)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 2)])
+def test_more_channels_than_fill_a_vector(
+    stride: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """Of every geometry, and in images of several bands."""
+    how = Case(kernel=kernel, stride=stride, padding=(2, 2), dilation=dilation, rate=0.9)
+    check(replace(how, channels=40, filters=24, side=(14, 21), relu=True))
+    check(replace(how, channels=256, filters=20, side=(40, 41), batch=1, inputs=None), seed=1)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.5])
@@ -239,7 +265,7 @@ def test_residual_stays_where_filters_are_closed(relu: bool, rectified: bool, ra
 
 @pytest.mark.usefixtures("kernels")
 def test_any_layout_of_memory_is_taken() -> None:
-    for case in (Case(relu=True), Case(residual=True)):
+    for case in (Case(relu=True), Case(residual=True), Case(inputs=None)):
         given = operands(case)
         wanted = operate(case, given)
         first = replace(given, x=given.x.contiguous(), residual=given.residual.contiguous())
@@ -273,12 +299,22 @@ def test_nothing_that_is_closed_reaches_the_output(
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("residual", [False, True])
-def test_what_is_not_a_number_stays_visible_where_it_is_open(residual: bool) -> None:
-    case = Case(batch=1, rate=1.0, relu=True, residual=residual)
+@pytest.mark.parametrize("inputs", [1, None])
+@pytest.mark.parametrize("at", [(2, 2), (2, 3), (3, 2), (3, 3)])
+def test_what_is_not_a_number_stays_visible_where_it_is_open(
+    residual: bool, inputs: int | None, at: tuple[int, int]
+) -> None:
+    """All filters of 3 × 3 pixels see it, however outputs are put together to tiles."""
+    case = Case(24, inputs=inputs, outputs=None, batch=1, relu=True, residual=residual)
     given = operands(case)
-    given.x[0, 3, 2, 2] = float("nan")
+    given.gates[:, :16] = 1 if inputs is None else 0  # direct with 8 channels
+    y, x = at
+    given.x[0, 20, y, x] = float("nan")
+    given.gates[:, 20:] = 1
+    reached = torch.zeros(given.residual.shape, dtype=torch.bool)
+    reached[:, :, y - 1 : y + 2, x - 1 : x + 2] = True
     for kernel in (True, False):
-        assert operate(case, given, kernel).isnan().sum() == 16 * 9  # all filters, 3 × 3 pixels
+        assert torch.equal(operate(case, given, kernel).isnan(), reached)
 
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
@@ -349,7 +385,11 @@ def test_wrong_sum_is_refused() -> None:
 
 @pytest.mark.usefixtures("kernels")
 def test_several_threads_at_once() -> None:
-    cases = [Case(filters=16 * (n + 1), side=(20, 20), relu=bool(n % 2)) for n in range(4)]
+    ways: list[int | None] = [1, None]  # gated inputs, and all open
+    cases = [
+        Case(filters=16 * (n + 1), side=(20, 20), relu=bool(n % 2), inputs=ways[n // 2])
+        for n in range(4)
+    ]
     given = [operands(case, seed) for seed, case in enumerate(cases)]
     alone = [operate(*pair) for pair in zip(cases, given, strict=True)]
     equal = [False] * len(cases)
@@ -377,6 +417,7 @@ def test_any_number_of_threads(threads: int) -> None:
             check(Case(256, 128, (1, 1), (4, 4), batch, padding=(0, 0)))
             check(Case(128, 200, side=(4, 4), batch=batch, outputs=8, residual=True, relu=True))
             check(Case(64, 16, side=(2, 2), batch=batch, outputs=16, rate=1.0))
+            check(Case(128, 200, side=(8, 8), batch=batch, outputs=8, inputs=None))
     finally:
         torch.set_num_threads(before)
 

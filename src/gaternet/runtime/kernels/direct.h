@@ -91,7 +91,7 @@ struct Group {
   std::vector<int32_t>& lines;  // of the output of a tile, from its first pixel and filter
   const int32_t* blocks;
   const int32_t* next;   // the blocks after these, or null
-  const int32_t* share;  // end of the blocks that are this worker's own
+  const int32_t* share;  // end of the share of the blocks that these are from
 };
 
 // What a tile has fetched for those after it, step by step, lest many wait at once: a block's

@@ -65,7 +65,7 @@ struct Units {
 inline Units units_of(const Shape& s) {
   if (s.pointwise())
     return {s.rows * s.columns, kLongestTile, kPackedBytes / (4 * s.channels * kLongestTile)};
-  if (has_tiles(s)) return {s.rows, kOutputs, tile_rows_of_band(s)};
+  if (has_tiles(s)) return {s.rows, kTileOutputs, tile_rows_of_band(s)};
   return {s.rows, 1, kPackedBytes / (4 * s.channels * s.columns * s.stride_x * s.stride_y)};
 }
 
@@ -124,7 +124,7 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
   parallel(workers, [&](int64_t worker) {
     thread_local Direct direct;
     thread_local Winograd winograd;
-    int64_t before = -1;
+    int64_t before = -1;  // the band of an image
     pieces.each(worker, [&](int64_t number) {
       const int64_t part = number % c.parts, band = number / c.parts % c.bands;
       const int64_t share = number / c.parts / c.bands % c.shares, n = number / c.pieces();
@@ -138,12 +138,12 @@ inline void gated_conv2d(const Shape& s, const Operands& a, int64_t workers,
       if (from == to) return;
       const int32_t* blocks = left.blocks.data();
       const Piece piece{s, a, left, n, first, last, blocks + from, blocks + to, blocks + end};
-      const int64_t rows = n * c.bands + band;
-      if (pays_for_tiles(s, left))
-        winograd.run(piece, rows == before);
+      const bool again = n * c.bands + band == before;
+      before = n * c.bands + band;
+      if (tiles_pay(s, left))
+        winograd.run(piece, again);
       else
-        direct.run(piece, rows == before);
-      before = rows;
+        direct.run(piece, again);
     });
   });
 }

@@ -19,11 +19,9 @@ namespace gaternet {
 constexpr int64_t kLanes = 16;  // filters in a block
 using Vector = float __attribute__((vector_size(4 * kLanes), aligned(4)));
 
-// Sums that a tile keeps in registers, in vectors of 16; the rest holds weights and pixels.
+// Sums that are kept in registers, in vectors of 16; the rest holds weights and pixels.
 #if defined(__AVX512F__)
 constexpr int kSums = 28;
-#elif defined(__ARM_NEON)
-constexpr int kSums = 6;
 #else
 constexpr int kSums = 6;
 #endif
@@ -225,7 +223,7 @@ struct Piece {
   const Open& open;
   int64_t image, first, last;
   const int32_t *from, *to;  // the blocks
-  const int32_t* share;      // end of those that this worker has of the same rows
+  const int32_t* share;      // end of the share of the blocks that these are from
 
   const float* input() const { return a.x + image * s.height * s.width * s.channels; }
   int64_t output() const { return image * s.rows * s.columns; }  // the image's first pixel
@@ -236,6 +234,7 @@ class Buffer {
  public:
   float* at_least(size_t floats) {
     if (floats > size_) {
+      size_ = 0;  // also if there is no memory
       const size_t bytes = (4 * floats + kLine - 1) / kLine * kLine;
       data_.reset(static_cast<float*>(std::aligned_alloc(kLine, bytes)));
       if (!data_) throw std::bad_alloc();
@@ -243,6 +242,8 @@ class Buffer {
     }
     return data_.get();
   }
+
+  const float* data() const { return data_.get(); }
 
  private:
   static constexpr size_t kLine = 64;
