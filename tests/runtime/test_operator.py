@@ -215,8 +215,13 @@ def test_bands_of_rows_and_groups_of_blocks(
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("side", [(8, 8), (7, 9), (13, 16), (21, 50), (70, 31)])
-@pytest.mark.parametrize(("channels", "filters"), [(16, 16), (24, 40), (100, 17), (200, 70)])
+@pytest.mark.parametrize(
+    ("side", "channels", "filters"),
+    [
+        *(((8, 8), 16, 16), ((7, 9), 24, 40), ((13, 16), 100, 17), ((10, 9), 200, 70)),
+        *(((21, 50), 24, 40), ((70, 31), 200, 20)),  # of several bands
+    ],
+)
 @pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 3)])
 def test_tiles_of_two_by_two_outputs(
     side: tuple[int, int], channels: int, filters: int, padding: tuple[int, int]
