@@ -14,8 +14,8 @@
 
 namespace gaternet {
 
-constexpr int64_t kTileOutputs = 2;            // of a tile, in each direction
-constexpr int64_t kTileInputs = kTileOutputs + 2;  // of a tile; its points, too
+constexpr int64_t kTileOutputs = 2;                // in each direction
+constexpr int64_t kTileInputs = kTileOutputs + 2;  // points, too
 constexpr int64_t kPoints = kTileInputs * kTileInputs;
 constexpr int64_t kTaps = 9;
 
@@ -151,11 +151,11 @@ void transform_blocks(const TileGroup& group) {
 
 // Some tiles at a point: sums over open channels.
 struct Product {
-  const float* inputs;     // of the first tile
-  int64_t plane;           // from 16 channels to the next
-  const float* weights;    // [open channel][block][16]
+  const float* inputs;   // of the first tile
+  int64_t plane;         // from 16 channels to the next
+  const float* weights;  // [open channel][block][16]
   const Open& open;
-  const float* fetched;    // a tap of weights for later, [channel][16]
+  const float* fetched;  // a tap of weights for later, [channel][16]
 };
 
 template <int kTiles, int kBlocks>
@@ -241,7 +241,7 @@ inline void finish_tile(const Piece& piece, int32_t block, const float* sums, in
   }
 }
 
-// A piece's blocks in groups of `kBlocks`, from those that `tiled` begins with. Returns where it
+// A piece's blocks in groups of `kBlocks`, from those that `group` begins with. Returns where it
 // ended, behind the last whole group.
 template <int kBlocks>
 const int32_t* run_tiles(TileGroup group) {
