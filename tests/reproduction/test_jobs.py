@@ -22,6 +22,7 @@ def test_a_comparable_set_comes_early() -> None:
         "cifar10-resnet20-short-30ep-seed1000",
         "cifar10-resnet20-gated-short-30ep-seed0",
         "cifar10-resnet20-control-short-30ep-seed0",
+        "cifar10-resnet20-ensemble-short-30ep-seed0",
         "cifar10-resnet20-se-short-30ep-seed2000",
         "cifar10-resnet20-wider-short-30ep-seed2000",
     ]
@@ -39,6 +40,16 @@ def test_gated_run_and_control_start_from_one_backbone() -> None:
     assert control.parts == {"backbone": gated.parts["backbone"]}
 
 
+def test_ensemble_is_of_what_the_gated_run_starts_from() -> None:
+    by_name = {job.recipe.name: job for job in jobs(table1()[3])}  # CIFAR-100, ResNet-56
+    gated, ensemble = (by_name[f"cifar100/resnet56-{kind}-short"] for kind in ("gated", "ensemble"))
+    assert ensemble.parts == gated.parts
+    assert ensemble.recipe.gating is None
+    assert ensemble.command == (
+        "gaternet reproduce table1 --rows cifar100/resnet56-ensemble --short --epochs 30 --seeds 0"
+    )
+
+
 def test_every_row_of_table_1_is_there_and_its_full_schedule() -> None:
     blocks = table1()
     rows = {row.recipe: row for block in blocks for row in block.rows}
@@ -49,12 +60,15 @@ def test_every_row_of_table_1_is_there_and_its_full_schedule() -> None:
     for block in blocks:
         for job in jobs(block, length=Length()):
             assert job.recipe.epochs == 164
-            assert job.command.startswith(f"gaternet train {job.recipe.name} --epochs 164 --seed ")
+            averaged = job.recipe.name.endswith("-ensemble")
+            table = f"reproduce table1 --rows {job.recipe.name} --epochs 164 --seeds 0"
+            run = f"train {job.recipe.name} --epochs 164 --seed {job.recipe.seed}"
+            assert job.command == f"gaternet {table if averaged else run}"
 
 
 def test_what_has_no_short_schedule_is_left_out() -> None:
     assert not jobs(table1()[4])  # ResNet-164
-    assert len(jobs(table1()[4], length=Length())) == 6
+    assert len(jobs(table1()[4], length=Length())) == 7
 
 
 def test_ablations_change_one_thing_of_the_gated_network() -> None:

@@ -91,6 +91,18 @@ def test_gated_run_is_the_one_that_train_makes(
         assert (reproduced / "runs" / name / weights).read_bytes() == alone
 
 
+def test_ensemble_averages_what_is_there(
+    reproduced: Path, images: Path, here: Path, terminal: Terminal
+) -> None:
+    Path("runs").symlink_to(reproduced / "runs")
+    more = ("--rows", "cifar10/resnet20-ensemble")
+    assert "epoch" not in terminal.succeed(*words(images, *more))
+    (file,) = Path("results").glob("*ensemble*")
+    measured = result(file)
+    assert measured["averaged"] == [PLAIN, GATER]
+    assert measured["macs_per_image"] == 2 * 40_813_184
+
+
 def test_nothing_is_trained_twice(
     reproduced: Path, images: Path, monkeypatch: pytest.MonkeyPatch, terminal: Terminal
 ) -> None:

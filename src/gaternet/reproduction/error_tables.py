@@ -78,7 +78,7 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
         if compared:  # what compares with nothing says nothing
             yield ErrorTable(
                 block,
-                _told(kept[0], -epochs, short=short),
+                _told(block, -epochs, short=short),
                 tuple((row, tuple(sorted(each, key=_seed))) for row, each in rows if each),
                 compared,
             )
@@ -92,8 +92,8 @@ def _seed(run: MeasuredRun) -> int:
     return run.seed
 
 
-def _told(run: MeasuredRun, epochs: int, *, short: bool) -> str:
-    paper = RECIPES[run.row].epochs
+def _told(block: Block, epochs: int, *, short: bool) -> str:
+    paper = RECIPES[block.rows[0].recipe].epochs
     if not short and epochs == paper:
         return f"the paper's {paper} epochs a phase"
     return f"{epochs} epochs a phase in place of {paper}"

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gaternet import recipes
-from gaternet.reproduction.targets import Block, recipe_of
+from gaternet.measured_runs import SHORT
+from gaternet.reproduction.targets import Block, Row, recipe_of
 from gaternet.training.config import Recipe, parts
 from gaternet.training.starting import SEED_OFFSETS, pretraining
 
@@ -46,6 +47,23 @@ class Job:
         return shlex.join(["gaternet", "train", recipe.name, *told])
 
 
+@dataclass(frozen=True)
+class EnsembleJob(Job):
+    """Networks that are averaged: nothing is trained.
+
+    recipe: the backbone's, by the name of the row and with the seed of the gated network
+    """
+
+    @property
+    def command(self) -> str:
+        """The command that trains the networks and averages them."""
+        recipe = self.recipe
+        row = recipe.name.removesuffix(SHORT)
+        length = ("--short",) if recipe.name.endswith(SHORT) else ()
+        told = (*length, "--epochs", str(recipe.epochs), "--seeds", str(recipe.seed))
+        return shlex.join(["gaternet", "reproduce", "table1", "--rows", row, *told])
+
+
 def jobs_of(block: Block, rows: Iterable[str], seeds: Iterable[int], length: Length) -> list[Job]:
     """Return the runs of a block's chosen rows: all rows of one seed, then those of the next.
 
@@ -53,8 +71,8 @@ def jobs_of(block: Block, rows: Iterable[str], seeds: Iterable[int], length: Len
     """
     chosen = set(rows)
     wanted = [row for row in block.rows if row.recipe in chosen]
-    names = [name for row in wanted if (name := recipe_of(row, short=length.short))]
-    return [_job(name, seed, length.epochs) for seed in seeds for name in names]
+    named = [(row, name) for row in wanted if (name := recipe_of(row, short=length.short))]
+    return [_job(row, name, seed, length.epochs) for seed in seeds for row, name in named]
 
 
 def with_parts(jobs: Iterable[Job]) -> Iterator[Job]:
@@ -67,10 +85,14 @@ def with_parts(jobs: Iterable[Job]) -> Iterator[Job]:
                 yield each
 
 
-def _job(name: str, seed: int, epochs: int | None) -> Job:
+def _job(row: Row, name: str, seed: int, epochs: int | None) -> Job:
     recipe = recipes.get(name)
     if not recipe.pretrain:
         seed += SEED_OFFSETS["backbone"]  # a plain network is its gated one's backbone
     recipe = replace(recipe, seed=seed, epochs=recipe.epochs if epochs is None else epochs)
     started = parts(recipe)[: len(recipe.pretrain)]
-    return Job(recipe, {part: Job(pretraining(part, recipe), {}) for part in started})
+    jobs = {part: Job(pretraining(part, recipe), {}) for part in started}
+    if not row.averages:
+        return Job(recipe, jobs)
+    named = row.recipe + name.removeprefix(row.averages)  # with what says that it is short
+    return EnsembleJob(replace(jobs["backbone"].recipe, name=named, seed=seed), jobs)

@@ -23,8 +23,9 @@ In tables of errors, the standard deviation over seeds stands after ±; of diffe
 width of a 95 % interval (Student's t, the variance over seeds pooled over the networks of a table,
 no correction for asking several questions). The paper prints one figure a row, and no spread. The
 gated network and the control start from the plain network's runs and are trained on for as many
-epochs, the others are trained once; hours are those of the last phase. Multiply-accumulates are of
-one image with every filter computed, the gater's included.
+epochs, the others are trained once; hours are those of the last phase. The ensemble is the two
+networks that the gated one starts from, their probabilities averaged: nothing more is trained.
+Multiply-accumulates are of one image with every filter computed, the gater's included.
 """
 
 

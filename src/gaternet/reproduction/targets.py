@@ -22,6 +22,9 @@ class Row:
     """With the paper's schedule."""
     paper_error: float | None = None
     """Percent, as printed."""
+    averages: str | None = None
+    """Recipe of a gated network: the two that it starts from are averaged, and nothing is trained;
+    none: the row is trained by its own recipe."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Block:
 
 
 def table1() -> tuple[Block, ...]:
-    """The paper's Table 1 with the control that it lacks: one depth on both data sets, the next."""
+    """The paper's Table 1, and baselines that it lacks: one depth on both data sets, the next."""
     return tuple(_of_depth(data, depth) for depth in DEPTHS for data in DATASETS)
 
 
@@ -62,8 +65,12 @@ TARGETS = {"table1": table1, "ablations": ablations}
 
 
 def recipe_of(row: Row, *, short: bool) -> str | None:
-    """Return the name of the recipe that a row is trained by; None where it has no short one."""
-    name = f"{row.recipe}{SHORT}" if short else row.recipe
+    """Return the name of the recipe that a row is trained by, or whose parts it averages.
+
+    None where that has no short schedule.
+    """
+    full = row.averages or row.recipe
+    name = f"{full}{SHORT}" if short else full
     return name if name in RECIPES else None
 
 
@@ -74,7 +81,8 @@ def _printed() -> dict[str, paper.PaperRow]:
 
 def _of_depth(dataset: str, depth: int) -> Block:
     plain = f"{dataset}/resnet{depth}"
-    gated, control, se, wider = (f"{plain}-{kind}" for kind in ("gated", "control", "se", "wider"))
+    kinds = ("gated", "control", "ensemble", "se", "wider")
+    gated, control, ensemble, se, wider = (f"{plain}-{kind}" for kind in kinds)
     printed = _printed()
     rows = {name: Row(printed[name].model, name, printed[name].error) for name in printed}
     title = RECIPES[plain].data.title
@@ -84,8 +92,12 @@ def _of_depth(dataset: str, depth: int) -> Block:
             rows[plain],
             rows[gated],
             Row(f"ResNet-{depth}-Control", control),
+            Row(f"ResNet-{depth}-Ensemble", ensemble, averages=gated),
             rows[se],
             rows[wider],
         ),
-        ((gated, plain), (gated, control), (gated, se), (gated, wider), (control, plain)),
+        (
+            *((gated, other) for other in (plain, control, ensemble, se, wider)),
+            *((control, plain), (ensemble, plain)),
+        ),
     )

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from gaternet.disk import make_directory, write_file
 from gaternet.errors import Interrupted, UserError
-from gaternet.reproduction.jobs import Job
+from gaternet.output import json_text
+from gaternet.reproduction.ensemble import measure_ensemble
+from gaternet.reproduction.jobs import EnsembleJob, Job
 from gaternet.training.config import Sources
 from gaternet.training.interruption import Interruption
 from gaternet.training.lock import check_free
 from gaternet.training.phases import Options, train_or_continue
-from gaternet.training.run import Run, open_run
+from gaternet.training.run import open_run
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,28 @@ def train_missing(
     return missing(jobs, places)
 
 
-def _finish(job: Job, places: Places, options: Options) -> Run:
+def _finish(job: Job, places: Places, options: Options) -> None:
     """Train a run, after those that it starts from, and keep what it measured."""
-    begun = {part: _finish(source, places, options).path for part, source in job.parts.items()}
-    path = places.run(job)
-    sources = Sources(places.images(job), begun.get("backbone"), begun.get("gater"))
-    told = replace(options, command=job.command)
-    ended = path.exists() and open_run(path).result is not None
-    run = open_run(path) if ended else train_or_continue(job.recipe, sources, path, told)
+    for part in job.parts.values():
+        _finish(part, places, options)
+    if isinstance(job, EnsembleJob):
+        runs = {part: open_run(places.run(source)) for part, source in job.parts.items()}
+        found = measure_ensemble(job, runs, places.images(job), options.device)
+        text = f"{json_text(found)}\n"
+    else:
+        text = _trained(job, places, options)
     make_directory(places.results)
-    write_file(places.result(job), (path / "result.json").read_text())
-    return run
+    write_file(places.result(job), text)
+
+
+def _trained(job: Job, places: Places, options: Options) -> str:
+    """Train a run whose parts are there, unless it has ended; return its result.json."""
+    path = places.run(job)
+    begun = {part: places.run(source) for part, source in job.parts.items()}
+    sources = Sources(places.images(job), begun.get("backbone"), begun.get("gater"))
+    if not (path.exists() and open_run(path).result is not None):
+        train_or_continue(job.recipe, sources, path, replace(options, command=job.command))
+    return (path / "result.json").read_text()
 
 
 def _in_use(job: Job, places: Places) -> bool:

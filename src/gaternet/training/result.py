@@ -11,7 +11,7 @@ from torch import nn
 from gaternet.accounting import count_macs
 from gaternet.data.batches import Images
 from gaternet.data.settings import DataConfig
-from gaternet.training.compute import hardware
+from gaternet.training.compute import ComputePlan, hardware
 from gaternet.training.config import recipe_to_dict
 from gaternet.training.evaluation import evaluate
 from gaternet.training.run import Run
@@ -27,8 +27,6 @@ def measure(
     whom else; it is empty for a network that started from fresh weights.
     """
     recipe, model = trainer.recipe, trainer.evaluated
-    found = evaluate(model, test, recipe.data, trainer.plan)
-    macs, uncounted = macs_per_image(model, recipe.data)
     kept = ("backbone", "gating", "validation", "optimizer", "schedule", "augmentation", "compute")
     settings = {name: value for name, value in recipe_to_dict(recipe).items() if name in kept}
     return {
@@ -37,26 +35,37 @@ def measure(
         "epochs": recipe.epochs,
         "pretrain_epochs": dict(pretrain_epochs) or None,
         "seed": recipe.seed,
-        "hardware": hardware(trainer.plan.device),
-        "processes": trainer.plan.processes.count,
         "computed_with": {
             "precision": str(trainer.plan.dtype).removeprefix("torch."),
             "compile": trainer.plan.compile,
             "channels_last": trainer.plan.memory_format == torch.channels_last,
         },
+        "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
+        **errors_and_costs(model, test, recipe.data, trainer.plan),
+        "settings": settings,
+        "changes": list(run.config.changes),
+    }
+
+
+def errors_and_costs(
+    model: nn.Module, test: Images, data: DataConfig, plan: ComputePlan
+) -> dict[str, Any]:
+    """Return a network's errors on the test images, what an image costs, and where and when."""
+    found = evaluate(model, test, data, plan)
+    macs, uncounted = macs_per_image(model, data)
+    return {
+        "hardware": hardware(plan.device),
+        "processes": plan.processes.count,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
         "test_error_percent": round(found.error_percent, 3),
         "test_top5_error_percent": round(found.top5_error_percent, 3),
         "gate_form": found.form.value if found.form else None,
-        "settings": settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs_per_image": macs,
         "macs_needed_per_image": round(found.gates.needed_macs) if found.gates else macs,
         "macs_uncounted": uncounted,
         "gates": asdict(found.gates) if found.gates else None,
-        "changes": list(run.config.changes),
     }
 
 
