@@ -66,7 +66,8 @@ def gates(found: Results) -> Iterator[str]:
     yield f"{gates.open_gates.mean:,.0f} on average."
     yield ""
     yield from table(
-        ("gates of the backbone", "images", "accuracy", "change"), map(_swap, gates.swaps)
+        ("gates of the backbone", "images", "accuracy", "change", "owner's class"),
+        map(_swap, gates.swaps),
     )
     majority = next((swap for swap in gates.swaps if swap.gates == MAJORITY), None)
     yield ""
@@ -79,7 +80,8 @@ def gates(found: Results) -> Iterator[str]:
 def _swap(swap: Swap) -> list[str]:
     change = f"{100 * swap.change:+.1f} ± {100 * swap.interval:.1f}"
     shown = "" if swap.gates == OWN else change
-    return [swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.1f} %", shown]
+    owner = "" if swap.followed is None else f"{100 * swap.followed:.1f} %"
+    return [swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.1f} %", shown, owner]
 
 
 def _meaning(majority: Swap | None) -> Iterator[str]:

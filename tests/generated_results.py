@@ -72,11 +72,20 @@ BEHAVIOUR: dict[str, Any] = {
     "opened": [100, 200, 400, 200, 100],
     "classes": ["cat", "dog", "eel"],
     "agreement": [[0.9, 0.6, 0.5], [0.6, 0.8, 0.5], [0.5, 0.5, 0.8]],
-    "probes": {"images": 1000, "chance": 0.3, "neighbours": 0.8, "linear": 0.8, "model": 0.9},
+    "probes": {
+        "images": 1000,
+        "chance": 0.3,
+        "neighbours": 0.8,
+        "linear": 0.8,
+        "model": 0.9,
+        "model_where_told": 0.95,
+        "model_where_untold": 0.7,
+    },
     "swaps": [
         {"gates": gates, "images": 1000, "accuracy": accuracy, "change": accuracy - 0.9, **width}
         for gates, accuracy, width in (
-            ("its own", 0.9, {"interval": 0.0}),
+            ("its own", 0.9, {"interval": 0.0, "followed": 0.9}),
+            ("an image's of another class", 0.6, {"interval": 0.02, "followed": 0.3}),
             ("open for most images", 0.8, {"interval": 0.02}),
         )
     ],

@@ -84,7 +84,8 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     assert (
         "128 gates 8 are open for all of 1,000 test images,\n36 for none, and 84 depend" in written
     )
-    assert "| open for most images | 1,000 | 80.0 % | -10.0 ± 2.0 |" in written
+    assert "| open for most images | 1,000 | 80.0 % | -10.0 ± 2.0 |  |" in written
+    assert "| 60.0 % | -30.0 ± 2.0 | 30.0 % |" in written
     with pytest.raises(UserError, match="there is no <!-- gates -->"):
         readme.fill(page.replace("gates", "bars"), found)
     with pytest.raises(UserError, match="no two runs"):

@@ -42,6 +42,22 @@ def test_gates_that_copy_the_class_tell_it() -> None:
     assert found.chance < 0.25
 
 
+def test_model_is_judged_where_neighbours_tell_the_class_and_where_not() -> None:
+    labels = np.arange(400) % 4
+    said = np.where(np.arange(400) % 10 < 3, (labels + 1) % 4, labels)  # by the gates: 70 % right
+    gates = np.repeat(said[:, None] == np.arange(4), 3, axis=1)
+    # The model follows its gates, but for some of either kind.
+    follows = np.arange(400) % 7 > 0
+    found = probe(record_of(gates, labels, np.where(follows, said, (labels + 2) % 4)))
+    assert found.neighbours == pytest.approx(0.7)
+    told = said == labels
+    assert found.model_where_told == pytest.approx(follows[told].mean())
+    assert found.model_where_untold == 0
+    always = probe(record_of(labels[:, None] == np.arange(4), labels))
+    assert always.neighbours == 1
+    assert always.model_by_neighbours == [("where neighbours tell the class", 1.0)]
+
+
 def test_gates_that_know_nothing_tell_nothing() -> None:
     generator = np.random.default_rng(0)
     labels = generator.permutation(np.arange(2000) % 4)

@@ -61,12 +61,11 @@ def test_who_has_no_donor_is_told() -> None:
 
 
 @torch.no_grad()
-def slow_accuracy(model: GaterNet, gates: Tensor) -> float:
-    right = 0
-    for images, labels in ((batch.images, batch.labels) for batch in digit_batches(1)):
-        right += int(model(images, gates=gates[:1]).logits.argmax() == labels)
-        gates = gates[1:]
-    return right / 120
+def slow_classes(model: GaterNet, gates: Tensor) -> np.ndarray:
+    found = []
+    for row, batch in enumerate(digit_batches(1)):
+        found.append(int(model(batch.images, gates=gates[row : row + 1]).logits.argmax()))
+    return np.array(found)
 
 
 def test_swaps_are_a_loop_over_images(model: GaterNet) -> None:
@@ -83,12 +82,16 @@ def test_swaps_are_a_loop_over_images(model: GaterNet) -> None:
         MEAN: rates.expand(120, -1),
     }
     assert list(found) == list(expected)
-    accuracies = {name: slow_accuracy(model, given) for name, given in expected.items()}
+    classes = {name: slow_classes(model, given) for name, given in expected.items()}
+    accuracies = {name: (given == record.labels).mean() for name, given in classes.items()}
     assert len(set(accuracies.values())) > 2
     for name, accuracy in accuracies.items():
         assert found[name].images == 120
         assert found[name].accuracy == pytest.approx(accuracy)
         assert found[name].change == pytest.approx(accuracy - accuracies[OWN])
+    followed = (classes[OTHER_CLASS] == record.labels[donors.other_class]).mean()
+    assert 0 < followed < 1 - accuracies[OTHER_CLASS]
+    assert found[OTHER_CLASS].followed == pytest.approx(followed)
     assert found[OWN].accuracy == record.right.mean()
     assert found[OWN].interval == 0
 
@@ -118,6 +121,7 @@ def test_gates_that_decide_the_class_are_seen_to() -> None:
     assert found[SAME_CLASS].change == 0
     assert found[OTHER_CLASS].accuracy == 0
     assert found[OTHER_CLASS].change == -1
+    assert [swap.followed for swap in found.values()] == [1, 1, 1, None, None]
     assert found[MEAN].accuracy == 0.25
     # Of a change for three quarters of the images: 1.96·√(p(1 − p) / n).
     assert found[MEAN].interval == pytest.approx(1.96 * (0.75 * 0.25 / 400) ** 0.5)

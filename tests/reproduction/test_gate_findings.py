@@ -18,7 +18,7 @@ from gaternet.reproduction.gate_findings import (
 from gaternet.reproduction.results import Measurement
 from generated_results import BEHAVIOUR
 
-REDUNDANCY, DEPENDENCE, CLASSES, NORMALITY = range(4)
+REDUNDANCY, DEPENDENCE, CLASSES, DIVISION, NORMALITY = range(5)
 
 
 def judged(**others: object) -> list[Finding]:
@@ -33,7 +33,7 @@ def layers(off: list[int], on: list[int]) -> list[dict[str, Any]]:
 
 
 def test_what_the_paper_says_holds_where_it_does() -> None:
-    assert [finding.verdict for finding in judged()] == ["holds"] * 4
+    assert [finding.verdict for finding in judged()] == ["holds"] * 5
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,11 @@ def test_numbers_are_those_that_were_measured() -> None:
     assert "0.00 bits in the first layer and 0.70 in the last" in found[DEPENDENCE].here
     assert "have 83.3 % alike and two of different classes 53.3 %" in found[CLASSES].here
     assert "80.0 % of the images are given their class" in found[CLASSES].here
+    assert found[DIVISION].here == (
+        "under the gates of an image of another class, 30.0 % of 1,000 images are given that class "
+        "and 60.0 % their own. Under its own gates an image is classified rightly in 95.0 % where "
+        "neighbours tell the class and 70.0 % where they do not."
+    )
     assert "opens 70 to 74 gates, 72.0 on average" in found[NORMALITY].here
     assert "images open all" not in found[NORMALITY].here
 
@@ -70,6 +75,24 @@ def test_classes_are_told_by_the_interval() -> None:
     assert judged(agreement=same)[CLASSES].verdict == "not told"
     lower = [[0.1, 0.6, 0.6], [0.6, 0.1, 0.61], [0.6, 0.61, 0.1]]
     assert judged(agreement=lower)[CLASSES].verdict == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "verdict"),
+    [
+        (0.21, 0.65, "does not hold"),
+        # 1.96·√((0.45 + 0.4 − 0.05²) / 1000) = 0.0571
+        (0.45, 0.4, "not told"),
+        (0.46, 0.4, "holds"),
+    ],
+)
+def test_who_is_believed_is_told_by_the_interval(own: float, theirs: float, verdict: str) -> None:
+    swap = BEHAVIOUR["swaps"][1] | {"accuracy": own, "followed": theirs}
+    assert judged(swaps=[swap])[DIVISION].verdict == verdict
+
+
+def test_of_one_class_nothing_is_said_of_who_is_believed() -> None:
+    assert judged(swaps=BEHAVIOUR["swaps"][:1])[DIVISION].verdict == "not told"
 
 
 @pytest.mark.parametrize(

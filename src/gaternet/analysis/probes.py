@@ -35,6 +35,8 @@ class Probes:
     neighbours: by the 10 nearest gate vectors (Hamming distance over all gates)
     linear: by logistic regression on at most 400 principal components of the gates
     model: by the model itself
+    model_where_told, model_where_untold: by the model itself, where the neighbours tell the class,
+        and where they do not; None: nowhere
     """
 
     images: int
@@ -42,6 +44,17 @@ class Probes:
     neighbours: float
     linear: float
     model: float
+    model_where_told: float | None
+    model_where_untold: float | None
+
+    @property
+    def model_by_neighbours(self) -> list[tuple[str, float]]:
+        """The model's accuracy where neighbours tell the class and where not, in words."""
+        pairs = (
+            ("where neighbours tell the class", self.model_where_told),
+            ("where they do not", self.model_where_untold),
+        )
+        return [(where, accuracy) for where, accuracy in pairs if accuracy is not None]
 
 
 def probe(record: SplitRecord) -> Probes:
@@ -53,12 +66,15 @@ def probe(record: SplitRecord) -> Probes:
     if reason:
         raise ValueError(reason)
     chosen = shuffled(len(record))[:PROBED]
+    told, right = _told(record, chosen, nearest_neighbours), record.right[chosen]
     return Probes(
         len(chosen),
-        _accuracy(record, chosen, commonest),
-        _accuracy(record, chosen, nearest_neighbours),
-        _accuracy(record, chosen, linear),
-        float(record.right[chosen].mean()),
+        float(_told(record, chosen, commonest).mean()),
+        float(told.mean()),
+        float(_told(record, chosen, linear).mean()),
+        float(right.mean()),
+        float(right[told].mean()) if told.any() else None,
+        float(right[~told].mean()) if not told.all() else None,
     )
 
 
@@ -119,13 +135,11 @@ def _halves(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return rows[: len(rows) // 2], rows[len(rows) // 2 :]
 
 
-def _accuracy(record: SplitRecord, rows: NDArray[np.int64], classify: Probe) -> float:
-    """Return the share of `rows` that are classified rightly, each half by the other."""
+def _told(record: SplitRecord, rows: NDArray[np.int64], classify: Probe) -> NDArray[np.bool_]:
+    """Return which of `rows` are classified rightly, each half by what the other teaches."""
     first, second = _halves(rows)
-    right = 0
-    for learned, asked in ((first, second), (second, first)):
-        found = classify(
-            record.gates.take(learned), record.labels[learned], record.gates.take(asked)
-        )
-        right += int((found == record.labels[asked]).sum())
-    return right / len(rows)
+    found = [
+        classify(record.gates.take(learned), record.labels[learned], record.gates.take(asked))
+        for learned, asked in ((second, first), (first, second))
+    ]
+    return np.concatenate(found) == record.labels[rows]

@@ -35,6 +35,7 @@ class Swap:
     accuracy: share of them that is classified rightly
     change: accuracy less that of the same images with their own gates
     interval: half the width of the change's 95 % interval
+    followed: share that is given the class of the image whose gates it got; None: nobody's gates
     """
 
     gates: str
@@ -42,6 +43,7 @@ class Swap:
     accuracy: float
     change: float
     interval: float
+    followed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def swap_gates(
         MAJORITY: torch.from_numpy(rates >= 0.5).to(device),
         MEAN: torch.from_numpy(rates).to(device),
     }
-    sums = {name: torch.zeros(4, dtype=torch.float64, device=device) for name in (*_OTHERS, *fixed)}
+    sums = {name: torch.zeros(5, dtype=torch.float64, device=device) for name in (*_OTHERS, *fixed)}
     for index, images, labels in batches:
         rows = record.rows(index.cpu().numpy())
         if not np.array_equal(record.labels[rows], labels.cpu().numpy()):
@@ -105,16 +107,18 @@ def swap_gates(
         rows, images, labels = rows[chosen[rows]], images[drawn], labels[drawn]
         if not len(rows):
             continue
-        own = _right(model, images, labels, _gates(record, rows, device))
-        sums[OWN] += _count(own, own)
+        own = _classify(model, images, _gates(record, rows, device)) == labels
+        sums[OWN] += _count(own, own, own)
         for name, donor in ((SAME_CLASS, donors.same_class), (OTHER_CLASS, donors.other_class)):
             kept = torch.from_numpy(np.flatnonzero(donor[rows] >= 0)).to(device)
             if len(kept):
-                given = _gates(record, donor[rows][kept.cpu().numpy()], device)
-                right = _right(model, images[kept], labels[kept], given)
-                sums[name] += _count(right, own[kept])
+                givers = donor[rows][kept.cpu().numpy()]
+                found = _classify(model, images[kept], _gates(record, givers, device))
+                theirs = torch.from_numpy(record.labels[givers]).to(device)
+                sums[name] += _count(found == labels[kept], own[kept], found == theirs)
         for name, gates in fixed.items():
-            sums[name] += _count(_right(model, images, labels, gates.float()), own)
+            right = _classify(model, images, gates.float()) == labels
+            sums[name] += _count(right, own, torch.zeros_like(right))
     totals = {name: processes.total(tensor).tolist() for name, tensor in sums.items()}
     return [_swap(name, *total) for name, total in totals.items() if total[0]]
 
@@ -126,21 +130,26 @@ def _gates(record: SplitRecord, rows: NDArray[np.int64], device: torch.device) -
     return torch.from_numpy(record.gates.take(rows).gates()).to(device).float()
 
 
-def _right(model: GatedModel, images: Tensor, labels: Tensor, gates: Tensor) -> Tensor:
-    """Return whether each image is classified rightly under `gates`, (N,) float64."""
-    return (model(images, gates=gates).logits.argmax(dim=1) == labels).double()
+def _classify(model: GatedModel, images: Tensor, gates: Tensor) -> Tensor:
+    """Return the class that each image is given under `gates`, (N,) int64."""
+    return model(images, gates=gates).logits.argmax(dim=1)
 
 
-def _count(right: Tensor, own: Tensor) -> Tensor:
-    """Return images, right ones, and the sum and the sum of squares of what changed."""
-    change = right - own
-    return torch.stack(
-        (torch.ones_like(right).sum(), right.sum(), change.sum(), change.square().sum())
-    )
+def _count(right: Tensor, own: Tensor, followed: Tensor) -> Tensor:
+    """Return images, right ones, sum and sum of squares of what changed, those that followed.
+
+    right, own, followed: (N,) bool
+    """
+    change = right.double() - own.double()
+    counts = (torch.ones_like(change), right, change, change.square(), followed)
+    return torch.stack([count.sum(dtype=torch.float64) for count in counts])
 
 
-def _swap(name: str, images: float, right: float, change: float, squares: float) -> Swap:
+def _swap(
+    name: str, images: float, right: float, change: float, squares: float, followed: float
+) -> Swap:
     mean = change / images
     variance = max(squares / images - mean**2, 0.0)
     interval = 1.96 * (variance / images) ** 0.5
-    return Swap(name, int(images), right / images, mean, interval)
+    share = followed / images if name in _OTHERS else None
+    return Swap(name, int(images), right / images, mean, interval, share)

@@ -45,11 +45,12 @@ def print_findings(found: Findings, out: Path, *, as_json: bool) -> None:
 
 def swap_table(swaps: Iterable[Swap]) -> Table:
     """Return the accuracy under each image's own gates and under others, and what that changes."""
-    table = new_table("gates", "images", "accuracy", "change")
+    table = new_table("gates", "images", "accuracy", "change", "owner's class")
     for swap in swaps:
         change = f"{100 * swap.change:+.2f} ± {100 * swap.interval:.2f}"
         shown = "" if swap.gates == OWN else change
-        table.add_row(swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.2f} %", shown)
+        owner = "" if swap.followed is None else f"{100 * swap.followed:.2f} %"
+        table.add_row(swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.2f} %", shown, owner)
     return table
 
 
@@ -85,6 +86,8 @@ def _gate_summary(found: Findings) -> Table:
         table.add_row("class from the gates alone", f"chance {100 * probes.chance:.1f} %")
         table.add_row("  10 nearest neighbours", f"{100 * probes.neighbours:.1f} %")
         table.add_row("  linear", f"{100 * probes.linear:.1f} %")
+        for where, accuracy in probes.model_by_neighbours:
+            table.add_row(f"  accuracy {where}", f"{100 * accuracy:.1f} %")
     if found.agreement:
         other = found.agreement
         table.add_row(

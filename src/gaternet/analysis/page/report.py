@@ -103,13 +103,14 @@ def _tables(found: Findings) -> Iterator[PageTable]:
         yield PageTable(
             "Do the gates mean anything?",
             "accuracy with other gates in place of each image's own",
-            ("gates", "images", "accuracy", "change", "95 % interval"),
+            ("gates", "images", "accuracy", "change", "95 % interval", "owner's class"),
             tuple(
                 (
                     swap.gates,
                     f"{swap.images:,}",
                     f"{100 * swap.accuracy:.2f} %",
                     *_change(swap),
+                    "" if swap.followed is None else f"{100 * swap.followed:.2f} %",
                 )
                 for swap in found.swaps
             ),
@@ -126,6 +127,10 @@ def _tables(found: Findings) -> Iterator[PageTable]:
                 ("the 10 nearest gate vectors", f"{100 * probes.neighbours:.2f} %"),
                 ("logistic regression", f"{100 * probes.linear:.2f} %"),
                 ("the model itself", f"{100 * probes.model:.2f} %"),
+                *(
+                    (where, f"{100 * accuracy:.2f} %")
+                    for where, accuracy in probes.model_by_neighbours
+                ),
             ),
         )
     rows = [("different gate vectors", f"{found.distinct:,}")]
