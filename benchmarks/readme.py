@@ -8,8 +8,10 @@ anew.
 
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 
-from gaternet.analysis.swaps import MAJORITY, OWN, Swap
+from gaternet.analysis.behaviour import Behaviour
+from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS, OWN, Swap
 from gaternet.disk import write_file
 from gaternet.errors import UserError
 from gaternet.reproduction.error_tables import error_tables
@@ -17,6 +19,8 @@ from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Results, read_results
 
 RESULTS = "results"
+WIDTH = 100
+"""Characters of a line of text."""
 SHOWN = 7
 """Columns of the table of errors: without hours and hardware."""
 
@@ -69,12 +73,8 @@ def gates(found: Results) -> Iterator[str]:
         ("gates of the backbone", "images", "accuracy", "change", "owner's class"),
         map(_swap, gates.swaps),
     )
-    majority = next((swap for swap in gates.swaps if swap.gates == MAJORITY), None)
     yield ""
-    yield from _meaning(majority)
-    if gates.probes:
-        share = 100 * gates.probes.neighbours
-        yield f"Of {share:.0f} % of the images the ten with the most similar gates tell the class."
+    yield from wrap(" ".join(_meaning(gates)), WIDTH)
 
 
 def _swap(swap: Swap) -> list[str]:
@@ -84,15 +84,21 @@ def _swap(swap: Swap) -> list[str]:
     return [swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.1f} %", shown, owner]
 
 
-def _meaning(majority: Swap | None) -> Iterator[str]:
-    if majority is None:
-        return
-    if abs(majority.change) <= majority.interval:
-        yield "That choosing by image matters is not told here."
-    elif majority.change < 0:
-        yield "Choosing by image matters here: all with the gates open for most costs accuracy."
-    else:
-        yield "Choosing by image does harm here: all with the gates open for most do better."
+def _meaning(gates: Behaviour) -> Iterator[str]:
+    """Yield what the backbone takes from its gates; whether they help is the control's answer."""
+    swaps = {swap.gates: swap for swap in gates.swaps}
+    majority, other = swaps.get(MAJORITY), swaps.get(OTHER_CLASS)
+    if majority:
+        depends = majority.change < -majority.interval
+        yield f"The backbone {'depends' if depends else 'is not seen to depend'} on gates that are"
+        yield "chosen by image."
+    if other and other.followed is not None:
+        yield f"Under the gates of an image of another class, {100 * other.followed:.0f} % of the"
+        yield f"images are given that class and {100 * other.accuracy:.0f} % their own: the"
+        yield f"{'gates are' if other.followed > other.accuracy else 'image is'} believed more."
+    if gates.probes:
+        share = 100 * gates.probes.neighbours
+        yield f"A vote of the ten images with the most similar gates is right for {share:.0f} %."
 
 
 def main() -> None:

@@ -70,6 +70,7 @@ BEHAVIOUR: dict[str, Any] = {
     "entropy": [depth / 10 for depth in range(8)],
     "open_gates": {"least": 70, "mean": 72.0, "most": 74, "deviation": 1.0, "distance": 0.01},
     "opened": [100, 200, 400, 200, 100],
+    "all_open": {},
     "classes": ["cat", "dog", "eel"],
     "agreement": [[0.9, 0.6, 0.5], [0.6, 0.8, 0.5], [0.5, 0.5, 0.8]],
     "probes": {

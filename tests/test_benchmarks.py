@@ -65,6 +65,9 @@ def test_a_run_s_gates_are_kept_for_the_page(
     opened = np.arange(len(found.opened)) + found.open_gates.least
     assert np.average(opened, weights=found.opened) == pytest.approx(gates["mean_open"])
     assert 100 * (1 - found.accuracy) == pytest.approx(result["test_error_percent"], abs=1e-3)
+    assert found.all_open is not None
+    everything = found.opened[-1] if found.open_gates.most == found.gates else 0
+    assert sum(found.all_open.values()) == everything
     assert len(found.agreement) == 10
     assert len(found.swaps) == 5
 
@@ -78,7 +81,7 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     assert written.startswith("# A page\n<!-- errors -->\n")
     assert "stale" not in written
     assert "<!-- end -->\nbetween\n<!-- gates -->" in written
-    row = "| ResNet-20-Gated | 0.55 M | 81.6 M | 30 + 30 | 6.88 % | 8.00 % | [0](results/a.json) |"
+    row = "| ResNet-20-Gated | 0.55 M | 81.6 M | 30 + 30, gater 30 + 30 | 6.88 % | 8.00 % | [0]("
     assert row in written
     # 8 + 36 of 8 × 16 gates.
     assert (

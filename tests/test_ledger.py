@@ -123,6 +123,8 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "file": "b.json",
         "params": None,
         "macs": None,
+        "needed_macs": None,
+        "averaged": 0,
         "wall_seconds": None,
         "date": None,
     }

@@ -34,6 +34,10 @@ class MeasuredRun:
     params: int | None = None
     macs: int | None = None
     """Multiply-accumulates of one image with every filter computed, the gater's included."""
+    needed_macs: int | None = None
+    """Of one image under its own gates, mean."""
+    averaged: int = 0
+    """Networks of as many epochs each that were averaged; none: the run is one network's."""
     wall_seconds: float | None = None
     """Of its own epochs, without those of the networks that it started from."""
     date: str | None = None
@@ -77,6 +81,8 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "file": file.name,
             "params": values.get("parameters"),
             "macs": values.get("macs_per_image"),
+            "needed_macs": values.get("macs_needed_per_image"),
+            "averaged": len(values.get("averaged", ())),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),
         }

@@ -91,6 +91,14 @@ def test_who_is_believed_is_told_by_the_interval(own: float, theirs: float, verd
     assert judged(swaps=[swap])[DIVISION].verdict == verdict
 
 
+def test_of_a_file_from_before_it_is_said_that_this_was_not_measured() -> None:
+    swap = {name: value for name, value in BEHAVIOUR["swaps"][1].items() if name != "followed"}
+    probes = {n: v for n, v in BEHAVIOUR["probes"].items() if not n.startswith("model_")}
+    found = judged(swaps=[swap], probes=probes)[DIVISION]
+    assert found.verdict == "not told"
+    assert found.here == "not measured: the file is of an earlier version."
+
+
 def test_of_one_class_nothing_is_said_of_who_is_believed() -> None:
     assert judged(swaps=BEHAVIOUR["swaps"][:1])[DIVISION].verdict == "not told"
 
@@ -103,9 +111,11 @@ def test_normal_is_what_is_nearer_than_a_uniform_distribution(
     distance: float | None, verdict: str
 ) -> None:
     opened = BEHAVIOUR["open_gates"] | {"distance": distance, "most": 128}
-    found = judged(open_gates=opened)[NORMALITY]
+    found = judged(open_gates=opened, all_open={"cat": 1, "eel": 99})[NORMALITY]
     assert found.verdict == verdict
-    assert "100 images open all." in found.here
+    assert "100 images open all, 99 of them of class eel." in found.here
+    earlier = judged(open_gates=opened, all_open=None)[NORMALITY]
+    assert "100 images open all. Kolmogorov" in earlier.here or distance is None
 
 
 def test_distance_of_a_uniform_distribution() -> None:

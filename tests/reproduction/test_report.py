@@ -68,10 +68,15 @@ def test_tables_say_what_was_measured() -> None:
         "8.06 %",
         "9.70 ± 0.28 %",
         "[1000](../results/b.json), [2000](../results/plain.json)",
-        "2.0",
+        "2.5, 1.5",
         "an abacus",
     ]
-    assert gated[3:7] == ["30/20 + 30", "6.88 %", "8.25 %", "[0](../results/gated.json)"]
+    assert gated[3:7] == [
+        "30 + 30, gater 20 + 30",
+        "6.88 %",
+        "8.25 %",
+        "[0](../results/gated.json)",
+    ]
     # t(1) 12.706 · s 0.2828 · √(1/2 + 1)
     assert compared == ["ResNet-20-Gated", "ResNet-20", "-1.18", "-1.45 ± 4.40", "not told apart"]
 
@@ -105,7 +110,10 @@ def test_it_is_said_what_differences_support() -> None:
     assert table_of(*several).verdict() == (
         "ResNet-20-Gated has a lower error than ResNet-20 and a higher error than ResNet-20-Wider, "
         "and is not told apart from ResNet-20-Control. "
-        "ResNet-20-Control has a lower error than ResNet-20."
+        "ResNet-20-Control has a lower error than ResNet-20. "
+        # t(4) 2.776 · s √((3·0.1² + 0.05²) / 2 / 4) · √(1/2 + 1/2)
+        "Not told apart does not mean equal: with 4 degrees of freedom only differences above 0.2 "
+        "points are told."
     )
     assert table_of(plain[0], gated[0]).verdict() == (
         "One seed of each network: no difference is told from chance."
@@ -120,5 +128,33 @@ def test_of_many_changes_it_is_said_which_matter() -> None:
     assert table_of(*gated, *soft, *random, *same).verdict() == (
         "A lower error than ResNet-20-Gated: soft gates, never binarized. "
         "A higher error than ResNet-20-Gated: gates at random at one rate. "
-        "Not told apart from ResNet-20-Gated: trained from scratch."
+        "Not told apart from ResNet-20-Gated: trained from scratch. "
+        # t(1) 12.706 · s 0.0707 · √(1 + 1/2)
+        "Not told apart does not mean equal: with 1 degree of freedom only differences above 1.1 "
+        "points are told."
     )
+
+
+def test_needed_multiply_accumulates_are_told_where_they_are_fewer() -> None:
+    more = replace(GATED, macs=81_628_928)
+    cells = [
+        table_of(PLAIN, replace(more, needed_macs=needed)).errors("results")[3].split(" | ")[2]
+        for needed in (71_076_427, 81_628_928, None)
+    ]
+    assert cells == ["81.6 M, 71.1 M needed", "81.6 M", "81.6 M"]
+
+
+def test_networks_of_an_ensemble_are_counted() -> None:
+    ensemble = replace(PLAIN, recipe="cifar10/resnet20-ensemble-short", averaged=2)
+    assert table_of(GATED, ensemble).errors("results")[3].split(" | ")[3] == "2 × 30"
+
+
+def test_short_schedule_says_what_else_differs_from_the_paper_s() -> None:
+    said = table_of(PLAIN, GATED).note()
+    assert "a peak rate of 0.2 (0.05 for" in said
+    assert "weight decay 0.0005" in said
+    assert "(bias\n1), their noise fades between 40% and 70% of the epochs" in said
+    full = [replace(run, recipe=run.row) for run in (PLAIN, GATED)]
+    assert not table_of(*full).note()
+    assert said in page_of([PLAIN, GATED])
+    assert "short schedule" not in page_of(full)

@@ -1,6 +1,7 @@
 """`gaternet reproduce` on a handful of images: trained once, gone on with, written down."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_ensemble_averages_what_is_there(
     measured = result(file)
     assert measured["averaged"] == [PLAIN, GATER]
     assert measured["macs_per_image"] == 2 * 40_813_184
+
+
+def test_ensemble_of_a_network_whose_run_is_gone_is_left_out(
+    reproduced: Path, images: Path, here: Path, terminal: Terminal
+) -> None:
+    shutil.copytree(reproduced / "results", "results")
+    before = Path("results", f"{GATER}.json").read_bytes()
+    Path("runs").mkdir()
+    (Path("runs") / PLAIN).symlink_to(reproduced / "runs" / PLAIN)
+    told = terminal.succeed(*words(images, "--rows", "cifar10/resnet20-ensemble"))
+    assert f"runs/{GATER} is gone; put it back" in told
+    assert "1 runs are missing still" in told
+    assert Path("results", f"{GATER}.json").read_bytes() == before
 
 
 def test_nothing_is_trained_twice(

@@ -74,6 +74,7 @@ def changed(values: dict[str, Any], **others: object) -> dict[str, Any]:
         ("findings_x.json", RUN, "is called findings_*.json and is none: data"),
         ("findings_x.json", changed(BEHAVIOUR, layers=[]), "layers: "),
         ("findings_x.json", changed(BEHAVIOUR, open=[1.0]), "open, entropy: of 8 layers"),
+        ("findings_x.json", changed(BEHAVIOUR, all_open={"cat": 1}), "0 images open every gate"),
         ("findings_x.json", changed(BEHAVIOUR, opened=[999]), "opened: there are 1000 images"),
         ("findings_x.json", changed(BEHAVIOUR, agreement=[[1.0]]), "there are 3 classes"),
         ("a.json", changed(RUN, seed="0"), "is no result.json of a run: seed"),

@@ -32,6 +32,7 @@ class Behaviour:
     layers: kinds of the gates of each
     open, entropy: of each layer, open gates of an image, and the entropy of a gate in bits; means
     opened: images by how many gates they open, from `open_gates.least` on (Figure 4)
+    all_open: images that open every gate, by class; None: not counted
     agreement: (K, K), how alike classes are by their gates, see `class_agreement`; None: no pair
     """
 
@@ -52,6 +53,7 @@ class Behaviour:
     agreement: tuple[tuple[float | None, ...], ...]
     probes: Probes | None
     swaps: tuple[Swap, ...]
+    all_open: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no analysis finds."""
@@ -62,6 +64,9 @@ class Behaviour:
             raise ValueError(f"open, entropy: of {layers} layers each has one")
         if sum(self.opened) != self.images or not self.images:
             raise ValueError(f"opened: there are {self.images} images")
+        most = self.opened[-1] if self.open_gates.most == self.gates else 0
+        if self.all_open is not None and sum(self.all_open.values()) != most:
+            raise ValueError(f"all_open: {most} images open every gate")
         if [len(row) for row in self.agreement] != [classes] * classes:
             raise ValueError(f"agreement: there are {classes} classes")
 
@@ -73,7 +78,7 @@ class Behaviour:
 
 def describe(found: Findings, record: SplitRecord, result: Mapping[str, Any]) -> Behaviour:
     """Return what is kept of an analysis; result: the run's result.json."""
-    opened = record.gates.open_per_image()
+    opened, gates = record.gates.open_per_image(), record.gates.gate_count
     return Behaviour(
         recipe=found.recipe,
         **{name: result[name] for name in ("seed", "epochs", "pretrain_epochs")},
@@ -86,6 +91,11 @@ def describe(found: Findings, record: SplitRecord, result: Mapping[str, Any]) ->
         entropy=tuple(found.layers["entropy"].tolist()),
         open_gates=found.open_gates,
         opened=tuple(np.bincount(opened - opened.min()).tolist()),
+        all_open={
+            record.classes[label]: count
+            for label, count in enumerate(np.bincount(record.labels[opened == gates]).tolist())
+            if count
+        },
         classes=record.classes,
         agreement=tuple(
             tuple(None if isnan(each) else each for each in row)

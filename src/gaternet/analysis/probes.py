@@ -44,8 +44,8 @@ class Probes:
     neighbours: float
     linear: float
     model: float
-    model_where_told: float | None
-    model_where_untold: float | None
+    model_where_told: float | None = None
+    model_where_untold: float | None = None
 
     @property
     def model_by_neighbours(self) -> list[tuple[str, float]]:

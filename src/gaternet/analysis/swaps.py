@@ -14,6 +14,7 @@ from gaternet.analysis.statistics import opening_rates
 from gaternet.data.batches import Batch
 from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import GatedModel
+from gaternet.paired import paired_difference
 from gaternet.training.processes import ALONE, Processes
 
 OWN = "its own"
@@ -136,20 +137,17 @@ def _classify(model: GatedModel, images: Tensor, gates: Tensor) -> Tensor:
 
 
 def _count(right: Tensor, own: Tensor, followed: Tensor) -> Tensor:
-    """Return images, right ones, sum and sum of squares of what changed, those that followed.
+    """Return images, right ones, those that became right, that became wrong, that followed.
 
     right, own, followed: (N,) bool
     """
-    change = right.double() - own.double()
-    counts = (torch.ones_like(change), right, change, change.square(), followed)
+    counts = (torch.ones_like(right), right, right & ~own, own & ~right, followed)
     return torch.stack([count.sum(dtype=torch.float64) for count in counts])
 
 
 def _swap(
-    name: str, images: float, right: float, change: float, squares: float, followed: float
+    name: str, images: float, right: float, gained: float, lost: float, followed: float
 ) -> Swap:
-    mean = change / images
-    variance = max(squares / images - mean**2, 0.0)
-    interval = 1.96 * (variance / images) ** 0.5
+    change = paired_difference(gained, lost, images)
     share = followed / images if name in _OTHERS else None
-    return Swap(name, int(images), right / images, mean, interval, share)
+    return Swap(name, int(images), right / images, change.value, change.half_width, share)

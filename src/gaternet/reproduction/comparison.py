@@ -17,6 +17,8 @@ class Difference:
     difference: float
     half_width: float | None
     """Of its 95 % interval; none where no network was trained with two seeds."""
+    freedom: int = 0
+    """Degrees of freedom of the variance over seeds."""
 
     @property
     def verdict(self) -> str:
@@ -48,4 +50,5 @@ def compare(errors: Mapping[str, Sequence[float]], first: str, second: str) -> D
         return Difference(difference, None)
     pooled = sum((len(values) - 1) * variance(values) for values in several) / freedom
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
-    return Difference(difference, quantile * sqrt(pooled * (1 / len(one) + 1 / len(other))))
+    width = quantile * sqrt(pooled * (1 / len(one) + 1 / len(other)))
+    return Difference(difference, width, freedom)

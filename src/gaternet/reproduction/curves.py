@@ -6,12 +6,17 @@ from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
 
 TITLE = "Error against multiply-accumulates and time"
-HEADS = ("network", "epochs", "threshold", "test error", "multiply-accumulates", "milliseconds")
+HEADS = (
+    *("network", "epochs", "threshold", "test error", "multiply-accumulates"),
+    *("milliseconds", "run by"),
+)
 
 INTRODUCTION = """\
-Gated networks at several thresholds of their gates, beside plain ones, one run each.
-Multiply-accumulates are what a test image needs on average, the gater's included; epochs are the
-backbone's, before and with gates; times are of the fastest form of each, in turns."""
+Gated networks at several thresholds, the logit from which a gate is open (the middle one is what
+each was trained for), beside plain ones, one run each. Multiply-accumulates are what a test image
+needs on average, the gater's included; epochs are the backbone's, before and with gates. Times are
+medians with 95 % intervals, measured in turns: of plain networks the fastest way to run them, of
+gated ones this package's runtime. Two processes may differ by more than an interval."""
 
 
 def curve_section(
@@ -73,6 +78,7 @@ def _cells(point: CurvePoint) -> list[str]:
         f"{point.error_percent:.2f} %",
         f"{point.macs / 1e6:.1f} M",
         f"{point.median_ms:.2f} ({low:.2f}-{high:.2f})",
+        point.form.removeprefix("dense-"),
     ]
 
 
@@ -82,9 +88,8 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         rivals = [point for point in points if point.epochs == epochs]
         plain = sum(point.threshold is None for point in rivals)
         counted = f"{plain} plain and {len(rivals) - plain} gated points"
-        yield f"Of the {counted} of {epochs} epochs, those beside which no other has both"
-        yield f"a lower error and fewer multiply-accumulates: {_front(rivals, _macs)}."
-        yield "Those beside which no other has both a lower error and less time:"
+        yield f"Of the {counted} of {epochs} epochs, on the Pareto front of test error and"
+        yield f"multiply-accumulates: {_front(rivals, _macs)}. On that of error and time:"
         yield f"{_front(rivals, _milliseconds)}."
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gaternet import checkpoint
 from gaternet.commands import split_images
+from gaternet.errors import UserError
 from gaternet.reproduction.jobs import EnsembleJob
 from gaternet.training.compute import choose_device, plan
 from gaternet.training.result import errors_and_costs
@@ -34,9 +35,13 @@ def measure_ensemble(
     """Average finished runs on the test images; return what is kept, as a run's result.json.
 
     images: folder or hub name
-    Raises UserError where they are not those of the runs.
+
+    Raises UserError where the runs are of different images, or these have other classes.
     """
     recipe, where = job.recipe, choose_device(device)
+    if len({run.config.data_fingerprint for run in runs.values()}) > 1:
+        paths = " and ".join(str(run.path) for run in runs.values())
+        raise UserError(f"{paths} were trained on different images: they cannot be averaged")
     model = Ensemble(checkpoint.load(run.path) for run in runs.values()).to(where)
     data = runs["backbone"].config
     test = split_images(runs["backbone"], images, "test")

@@ -13,8 +13,15 @@ from gaternet.reproduction.targets import TARGETS, Block, Row
 
 HEADS = (
     *("network", "parameters", "multiply-accumulates", "epochs", "paper's error", "test error"),
-    *("seeds", "hours a run", "hardware"),
+    *("seeds", "hours", "hardware"),
 )
+NOTE = """\
+The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
+gated networks and controls), Nesterov's momentum, weight decay {decay:g}. Gates start open (bias
+{bias:g}), their noise fades between {fades:.0%} and {faded:.0%} of the epochs, and BatchNorm's
+statistics are measured again at the end. Compare rows with each other rather than with the paper's
+figures.
+"""
 GROUPS = {"lower error": "a lower error than", "higher error": "a higher error than"}
 """Verdicts, as they are said of one network against others."""
 
@@ -34,6 +41,7 @@ class ErrorTable:
 
     block: Block
     length: str
+    short: bool
     rows: tuple[tuple[Row, tuple[MeasuredRun, ...]], ...]
     comparisons: tuple[Comparison, ...]
 
@@ -45,6 +53,26 @@ class ErrorTable:
     def errors(self, results: str) -> list[str]:
         """Return the table of errors; results: the folder of the files, seen from the page."""
         return table(HEADS, [_cells(row, runs, results) for row, runs in self.rows])
+
+    def note(self) -> str:
+        """Say in what a short schedule differs from the paper's; nothing of the paper's own."""
+        if not self.short:
+            return ""
+        recipe = RECIPES[f"{self.block.rows[0].recipe}{SHORT}"]
+        gated = next(
+            each
+            for row in self.block.rows
+            if (each := RECIPES.get(row.recipe + SHORT)) and each.gating
+        )
+        assert gated.gating
+        return NOTE.format(
+            rate=recipe.optimizer.lr,
+            joint=gated.optimizer.lr,
+            decay=recipe.optimizer.weight_decay,
+            bias=gated.gating.opening_bias,
+            fades=gated.gating.anneal_from,
+            faded=gated.gating.anneal_until,
+        )
 
     def differences(self) -> list[str]:
         """Return the table of differences, in percentage points."""
@@ -58,7 +86,7 @@ class ErrorTable:
         seconds = {each.second.label for each in self.comparisons}
         firsts = {each.first.label for each in self.comparisons}
         said = _by_second if len(seconds) < len(firsts) else _by_first
-        return " ".join(said(self.comparisons))
+        return " ".join((*said(self.comparisons), *_power(self.comparisons)))
 
 
 def error_tables(runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
@@ -79,6 +107,7 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
             yield ErrorTable(
                 block,
                 _told(block, -epochs, short=short),
+                short,
                 tuple((row, tuple(sorted(each, key=_seed))) for row, each in rows if each),
                 compared,
             )
@@ -111,24 +140,36 @@ def _cells(row: Row, runs: Sequence[MeasuredRun], results: str) -> list[str]:
     errors = [run.error for run in runs]
     deviation = spread(errors)
     shown = f"{mean(errors):.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
-    hours = [run.wall_seconds / 3600 for run in runs if run.wall_seconds is not None]
-    first = runs[0]
+    hours = [f"{run.wall_seconds / 3600:.1f}" for run in runs if run.wall_seconds is not None]
     return [
         row.label,
-        f"{first.params / 1e6:.2f} M" if first.params else "",
-        f"{first.macs / 1e6:.1f} M" if first.macs else "",
+        f"{runs[0].params / 1e6:.2f} M" if runs[0].params else "",
+        _macs(runs),
         "; ".join(dict.fromkeys(_epochs(run) for run in runs)),
         "" if row.paper_error is None else f"{row.paper_error:.2f} %",
         f"{shown} %",
         ", ".join(f"[{run.seed}]({results}/{run.file})" for run in runs),
-        f"{mean(hours):.1f}" if hours else "",
+        ", ".join(hours),
         "; ".join(sorted({run.hardware for run in runs})),
     ]
 
 
+def _macs(runs: Sequence[MeasuredRun]) -> str:
+    """Return multiply-accumulates, and what is left of them without closed filters, mean."""
+    macs, needed = runs[0].macs, [run.needed_macs for run in runs if run.needed_macs is not None]
+    if not macs:
+        return ""
+    left = f", {mean(needed) / 1e6:.1f} M needed" if needed and mean(needed) < macs else ""
+    return f"{macs / 1e6:.1f} M{left}"
+
+
 def _epochs(run: MeasuredRun) -> str:
-    before = dict.fromkeys(str(count) for count in (run.pretrain_epochs or {}).values())
-    return " + ".join(filter(None, ("/".join(before), str(run.epochs))))
+    """Return the epochs of each network that was trained, before the last phase and in it."""
+    if run.averaged:
+        return f"{run.averaged} × {run.epochs}"
+    before = run.pretrain_epochs or {}
+    told = [f"{before[part]} + {run.epochs}" for part in ("backbone", "gater") if part in before]
+    return ", gater ".join(told) or str(run.epochs)
 
 
 def _compared(each: Comparison) -> list[str]:
@@ -138,6 +179,21 @@ def _compared(each: Comparison) -> list[str]:
     if one.paper_error is not None and other.paper_error is not None:
         printed = f"{one.paper_error - other.paper_error:+.2f}"
     return [one.label, other.label, printed, f"{found.difference:+.2f}{width}", found.verdict]
+
+
+def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield how large a difference must be to be told, where some are not told."""
+    found = [each.found for each in comparisons]
+    widths = [each.half_width for each in found if each.verdict not in GROUPS and each.half_width]
+    if widths:
+        freedom = found[0].freedom
+        degrees = "degree" if freedom == 1 else "degrees"
+        least, most = (f"{width:.1f}" for width in (min(widths), max(widths)))
+        size = least if least == most else f"{least} to {most}"
+        yield (
+            f"Not told apart does not mean equal: with {freedom} {degrees} of freedom only "
+            f"differences above {size} points are told."
+        )
 
 
 def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:

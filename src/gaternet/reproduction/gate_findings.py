@@ -1,8 +1,7 @@
 """The paper's findings on gates (section 4.2.1), each beside what a run's gates do here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,21 +16,23 @@ from gaternet.analysis.behaviour import (
 )
 from gaternet.analysis.swaps import OTHER_CLASS
 from gaternet.measured_runs import MeasuredRun
+from gaternet.paired import paired_difference
 from gaternet.reproduction.markdown import listed
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "not told"
-NORMAL = 1.96
-"""Standard errors on either side of a 95 % interval."""
 UNIFORM_DISTANCE = 0.057
 """Kolmogorov's distance of a uniform distribution from the normal one with its mean and deviation:
 at z = 0.804, where the normal density is 1 / √12."""
 
 RULES = """\
-The paper judges by eye, and the gates of ResNet-164-Gated. Here a trend with depth is Kendall's τ
+The paper judges by eye, and the gates of ResNet-164-Gated: 1,567 of its 7,200 gates (22 %) depend
+on the image, and an image opens 5,453 (76 %) on average. Here a trend with depth is Kendall's τ
 over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; and a
-distribution is roughly normal where it is nearer to the normal one than a uniform one is."""
+distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
+Kolmogorov's distance. All of it is of one network, with no correction for asking several
+questions."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,17 @@ def _division_of_labour(behaviour: Behaviour) -> Finding:
     """Ask who is believed where gates and image are of different classes."""
     swap = next((swap for swap in behaviour.swaps if swap.gates == OTHER_CLASS), None)
     here, verdict = "there are no images of two classes.", UNTOLD
-    if swap and swap.followed is not None:
+    if swap and swap.followed is None:
+        here = "not measured: the file is of an earlier version."
+    elif swap and swap.followed is not None:
         own, theirs = swap.accuracy, swap.followed
         here = (
             f"under the gates of an image of another class, {100 * theirs:.1f} % of "
             f"{swap.images:,} images are given that class and {100 * own:.1f} % their own."
         )
-        margin = own - theirs
-        variance = own + theirs - margin**2  # of an image's +1, −1 or 0
-        verdict = _verdict(margin, NORMAL * sqrt(variance / swap.images))
+        images = swap.images
+        difference = paired_difference(own * images, theirs * images, images)
+        verdict = _verdict(difference.value, difference.half_width)
     if behaviour.probes and behaviour.probes.model_by_neighbours:
         told = (
             f"{100 * accuracy:.1f} % {where}"
@@ -194,7 +197,7 @@ def _normality(behaviour: Behaviour) -> Finding:
         f"with a standard deviation of {opened.deviation:.1f}."
     )
     if opened.most == behaviour.gates:
-        here += f" {behaviour.opened[-1]:,} images open all."
+        here += f" {behaviour.opened[-1]:,} images open all{_most_of(behaviour.all_open)}."
     verdict = UNTOLD
     if opened.distance is not None:
         margin = chance_distance(behaviour.images)
@@ -211,6 +214,14 @@ def _normality(behaviour: Behaviour) -> Finding:
         "open-gates",
         "How many gates images open",
     )
+
+
+def _most_of(images: Mapping[str, int] | None) -> str:
+    """Say which class most of some images are of."""
+    if not images:
+        return ""
+    name = max(images, key=lambda each: images[each])
+    return f", {images[name]:,} of them of class {name}"
 
 
 def _subject(measured: Measurement[Behaviour], runs: Sequence[MeasuredRun], results: str) -> str:

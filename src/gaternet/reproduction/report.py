@@ -17,15 +17,21 @@ FIGURES = "figures"
 HEAD = """# Results
 
 Written by `gaternet reproduce` from the files of what was measured; each names its command,
-settings, hardware and seed. Test images give errors and chose nothing.
+settings, hardware and seed. Errors are of test images, which chose no setting.
+
+The gated network is a backbone and a gater, both trained as plain networks first and then
+together. The control is that backbone trained on for as many epochs without gates, and no gater is
+trained for it. The ensemble is the backbone and the gater as they were before, their probabilities
+of classes averaged: about as many parameters, and nothing more trained. All others are trained
+once.
 
 In tables of errors, the standard deviation over seeds stands after ±; of differences, half the
-width of a 95 % interval (Student's t, the variance over seeds pooled over the networks of a table,
-no correction for asking several questions). The paper prints one figure a row, and no spread. The
-gated network and the control start from the plain network's runs and are trained on for as many
-epochs, the others are trained once; hours are those of the last phase. The ensemble is the two
-networks that the gated one starts from, their probabilities averaged: nothing more is trained.
-Multiply-accumulates are of one image with every filter computed, the gater's included.
+width of a 95 % interval: Student's t, the variance over seeds pooled over the networks of a table,
+runs that start from the same networks taken for independent, no correction for asking several
+questions. The paper prints one figure a row, and no spread. Multiply-accumulates are of one image
+with every filter computed, the gater's included; needed are those that are left when closed filters
+are skipped. Hours are those of the last phase of each run, on a machine with other work: they are
+no measure of what a network costs.
 """
 
 
@@ -50,6 +56,8 @@ def _lines(found: Results, results: str) -> Iterator[str]:
     yield HEAD
     for table in error_tables(found.runs):
         yield from (f"## {table.title}", "", *table.errors(results), "")
+        if table.short:
+            yield table.note()
         yield from (*table.differences(), "", table.verdict(), "")
     yield from sweep_section(found.sweeps, results)
     yield from curve_section(found.curves, results, FIGURES)

@@ -15,7 +15,7 @@ from gaternet.reproduction.ensemble import measure_ensemble
 from gaternet.reproduction.jobs import EnsembleJob, Job
 from gaternet.training.config import Sources
 from gaternet.training.interruption import Interruption
-from gaternet.training.lock import check_free
+from gaternet.training.lock import check_free, locked
 from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.run import open_run
 
@@ -77,9 +77,13 @@ def train_missing(
         with _stopping_after(hours, options.interruption) as spent:
             try:
                 for job in missing(jobs, places):
-                    if not spent.is_set() and not _in_use(job, places):
-                        _finish(job, places, options)
-                        measured()
+                    if spent.is_set() or _in_use(job, places) or not missing([job], places):
+                        continue  # another process may have ended it meanwhile
+                    if isinstance(job, EnsembleJob) and (lost := _lost(job, places)):
+                        options.console.print(f"{job.name} is left out: {lost}", soft_wrap=True)
+                        continue
+                    _finish(job, places, options)
+                    measured()
             except Interrupted:
                 if not spent.is_set():
                     raise
@@ -92,7 +96,8 @@ def _finish(job: Job, places: Places, options: Options) -> None:
         _finish(part, places, options)
     if isinstance(job, EnsembleJob):
         runs = {part: open_run(places.run(source)) for part, source in job.parts.items()}
-        found = measure_ensemble(job, runs, places.images(job), options.device)
+        with locked(places.run(job), options.console.print):
+            found = measure_ensemble(job, runs, places.images(job), options.device)
         text = f"{json_text(found)}\n"
     else:
         text = _trained(job, places, options)
@@ -108,6 +113,15 @@ def _trained(job: Job, places: Places, options: Options) -> str:
     if not (path.exists() and open_run(path).result is not None):
         train_or_continue(job.recipe, sources, path, replace(options, command=job.command))
     return (path / "result.json").read_text()
+
+
+def _lost(job: EnsembleJob, places: Places) -> str:
+    """Say which measured network there is no run of any more; nothing where all are there."""
+    for part in job.parts.values():
+        kept, path = places.result(part), places.run(part)
+        if kept.exists() and not path.exists():
+            return f"{path} is gone; put it back, or move {kept} away to train it again"
+    return ""
 
 
 def _in_use(job: Job, places: Places) -> bool:

@@ -1,0 +1,32 @@
+"""How far two shares of the same images differ, with the interval of that."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+NORMAL = 1.96
+"""Standard errors on either side of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One share less another, and half the width of its 95 % interval."""
+
+    value: float
+    half_width: float
+
+    @property
+    def told(self) -> bool:
+        """Whether it is told from none."""
+        return abs(self.value) > self.half_width
+
+
+def paired_difference(first: float, second: float, images: float) -> PairedDifference:
+    """Return the difference of two shares of the same images.
+
+    first, second: images that are counted in the first share alone, and in the second alone
+
+    The variance of an image's +1, 0 or −1 is (first + second) / images less the squared mean.
+    """
+    value = (first - second) / images
+    variance = max((first + second) / images - value**2, 0.0)
+    return PairedDifference(value, NORMAL * sqrt(variance / images))

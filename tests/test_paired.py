@@ -1,0 +1,22 @@
+"""Differences of shares of the same images, against draws."""
+
+import numpy as np
+import pytest
+
+from gaternet.paired import paired_difference
+
+
+def test_half_width_is_that_of_draws() -> None:
+    draws = np.random.default_rng(0).multinomial(5000, (0.05, 0.02, 0.93), 20_000)
+    first, second, _ = draws.T
+    found = paired_difference(250, 100, 5000)
+    assert found.value == pytest.approx(0.03)
+    assert found.half_width == pytest.approx(1.96 * ((first - second) / 5000).std(), rel=0.02)
+
+
+def test_what_lies_within_the_interval_is_not_told() -> None:
+    # (f − s) / √(f + s − (f − s)² / n) is 1.85 and 2.10.
+    assert not paired_difference(128, 100, 5000).told
+    assert paired_difference(132, 100, 5000).told
+    assert not paired_difference(0, 0, 5000).told
+    assert paired_difference(5000, 0, 5000).half_width == 0
