@@ -41,8 +41,18 @@ def test_networks_are_told_from_those_of_as_many_epochs() -> None:
     assert lines[-2] == (
         "Of the 2 plain and 2 gated points of 12 epochs, on the Pareto front of test error and "
         "multiply-accumulates: ResNet-8; ResNet-20, budget 0.5 at +0.00; ResNet-20. "
-        "On that of error and time: ResNet-8; ResNet-20."
+        "On that of error and time: ResNet-8; ResNet-20. "
+        # 14 less 17 − 5 · (20.4 − 12.5) / (40.8 − 12.5) = 15.60
+        "Against straight lines between the plain networks, each at the threshold that it was "
+        "trained for, in percentage points of error: ResNet-20, budget 0.5 -1.6."
     )
+
+
+def test_what_is_cheaper_than_every_plain_network_is_compared_with_no_line() -> None:
+    rows = [row for row in CURVE["rows"] if row["run"] != "runs/small"]
+    curve = validate(Curve, {"batch": 1, "rows": rows})
+    measured = Measurement("efficiency_x.json", "python x.py", "an abacus", "today", curve)
+    assert "straight lines" not in "".join(curve_section([measured], "../results", "figures"))
 
 
 def test_a_run_without_a_budget_goes_by_its_directory() -> None:

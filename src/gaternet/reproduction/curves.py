@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
 
@@ -91,6 +93,26 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         yield f"Of the {counted} of {epochs} epochs, on the Pareto front of test error and"
         yield f"multiply-accumulates: {_front(rivals, _macs)}. On that of error and time:"
         yield f"{_front(rivals, _milliseconds)}."
+        if beside := list(_beside_plain(rivals)):
+            yield "Against straight lines between the plain networks, each at the threshold that it"
+            yield f"was trained for, in percentage points of error: {'; '.join(beside)}."
+
+
+def _beside_plain(points: Sequence[CurvePoint]) -> Iterator[str]:
+    """Yield how gated networks' errors differ from what plain ones have at as many operations.
+
+    A network's thresholds lie evenly on both sides of the one that it was trained for.
+    """
+    plain = sorted((point for point in points if point.threshold is None), key=_macs)
+    gated = [point for point in points if point.threshold is not None]
+    for run in dict.fromkeys(point.run for point in gated):
+        mine = sorted((point for point in gated if point.run == run), key=_macs)
+        own = mine[len(mine) // 2]
+        if plain and plain[0].macs <= own.macs <= plain[-1].macs:
+            line = np.interp(
+                own.macs, [_macs(each) for each in plain], [each.error_percent for each in plain]
+            )
+            yield f"{label(own)} {own.error_percent - line:+.1f}"
 
 
 def _front(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> str:
