@@ -86,7 +86,7 @@ VARIANTS = (
 
 
 def control(gated: Recipe) -> Recipe:
-    """The equal-compute control: the plain backbone trained on for the joint phase's epochs."""
+    """The control: the plain backbone trained on for as many epochs as the joint phase has."""
     return replace(
         gated,
         name=gated.name.replace("-gated", "-control"),
