@@ -22,6 +22,7 @@ class Salt(IntEnum):
     GATES = 0
     BRANCH = 0x68E31DA5
     DROPOUT = 0xB5297A4D
+    UNGATED = 0x1B56C4E9
 
 
 def wide(x: Tensor) -> torch.dtype:

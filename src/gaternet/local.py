@@ -116,7 +116,7 @@ class LocalGaterNet(GatedModel):
             gates = used = self.binarizer.evaluate(logits, present.form, present.keys, start)
         else:
             gates = self.binarizer(logits, present.keys, start)
-            used = self.dropout(gates, present.keys, start)
+            used = self.ungated(self.dropout(gates, present.keys, start), present.keys)
         present.logits[index], present.gates[index] = logits, gates
         holder.gates[index] = used
 

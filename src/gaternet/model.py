@@ -13,6 +13,7 @@ from gaternet.gate_dropout import GateDropout
 from gaternet.gate_points import GatePoint, attach, find_gate_points, name_gate_points
 from gaternet.gater import Gater
 from gaternet.graph import Graph, trace
+from gaternet.ungated import UngatedImages
 
 Points = Iterable[GatePoint] | Iterable[str] | Callable[[str], bool]
 
@@ -22,7 +23,7 @@ class GaterNetOutput(NamedTuple):
 
     logits: whatever the backbone returns: (N, classes), or its list of feature maps
     gates: (N, G) float32 as the binarizer gave them, which is how they were used but for gate
-        dropout in training; column order is `GatedModel.slices`
+        dropout and ungated images in training; column order is `GatedModel.slices`
     """
 
     logits: Any
@@ -53,7 +54,8 @@ class GatedModel(nn.Module, ABC):
 
     `model.binarizer.threshold` may be moved at inference: lower opens more filters.
     `model.dropout.set_rate` drops gates in training (paper, appendix B); the gates of the output,
-    and so the L1 term, are those before it.
+    and so the L1 term, are those before it. `model.ungated.set_share` shows some images of
+    training to the whole backbone; the gates of the output are the gater's for these too.
     """
 
     takes_keys = True
@@ -67,6 +69,7 @@ class GatedModel(nn.Module, ABC):
         self.backbone = backbone
         self.binarizer = ImprovedSemHash() if binarizer is None else binarizer
         self.dropout = GateDropout()
+        self.ungated = UngatedImages()
         self._holder = attach(backbone, points)
 
     @property
@@ -207,7 +210,8 @@ class GaterNet(GatedModel):
 
     def _forward(self, images: Tensor, keys: Tensor | None) -> GaterNetOutput:
         gates = self.binarizer(self.gate_logits(images), keys)
-        return GaterNetOutput(self._run(images, self.dropout(gates, keys), keys), gates)
+        used = self.ungated(self.dropout(gates, keys), keys)
+        return GaterNetOutput(self._run(images, used, keys), gates)
 
     def _describe_decider(self) -> str:
         gater = self.gater

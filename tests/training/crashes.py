@@ -43,7 +43,7 @@ def _scheduled(recipe: Recipe, size: int, **settings: Any) -> Recipe:
 SCENARIOS: dict[str, tuple[Recipe, Sources]] = {
     "three phases": (JOINT, Sources("digits")),
     "averaged, gates dropped, accumulated": (
-        with_batches(_gating(dropout=0.3), 256, ema=0.9, accumulate=2),
+        with_batches(_gating(dropout=0.3, ungated=0.3), 256, ema=0.9, accumulate=2),
         SCRATCH,
     ),
     "shake-shake": (

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import gaternet
@@ -26,6 +27,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     "soft": {"binarizer": "soft", **NO_NOISE},
     "random": {"binarizer": "random", "rate": 0.7, "sparsity": 0.0, **NO_NOISE},
     "dropout": {"dropout": 0.3},
+    "ungated": {"ungated": 0.2},
 }  # fmt: skip
 
 
@@ -65,6 +67,30 @@ def test_gate_dropout_grows_with_the_schedule() -> None:
         trainer.set_stage(progress)
         assert isinstance(trainer.model, GatedModel)
         assert float(trainer.model.dropout.rate) == pytest.approx(0.3 * progress)
+
+
+def test_training_shows_images_to_the_whole_backbone() -> None:
+    recipe = rival("ungated")
+    trainer = Trainer(build_model(recipe), recipe, cpu_plan(recipe))
+    trainer.set_stage(0.0)
+    assert isinstance(trainer.model, GatedModel)
+    assert trainer.model.ungated.share == 0.2
+
+
+@pytest.mark.parametrize("name", ["layers", "dropout"])
+def test_what_only_training_draws_has_no_part_in_batch_norm_measured_again(name: str) -> None:
+    recipe = with_batches(rival(name), 40)
+    found = []
+    for share in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = build_model(recipe)
+        assert isinstance(model, GatedModel)
+        model.dropout.set_rate(share)
+        model.ungated.set_share(share)
+        Trainer(model, recipe, cpu_plan(recipe)).reestimate_batch_norm(few_digits(160))
+        found.append(dict(model.named_buffers()))
+    for buffer in (name for name in found[0] if name.endswith("running_mean")):
+        assert torch.equal(found[0][buffer], found[1][buffer]), buffer
 
 
 def test_control_trains_the_plain_network_on(tmp_path: Path) -> None:

@@ -104,10 +104,13 @@ class Gating:
     """Share of the schedule from which the budget holds; until there it falls from 1."""
     dropout: float = 0.0
     """Rate that dropout on the gates reaches, growing linearly from 0 (paper, appendix B)."""
+    ungated: float = 0.0
+    """Share of training's images for which every gate is open, drawn anew each time, so that the
+    backbone learns to classify by itself. (Their gates still count in the L1 term.)"""
     anneal_from: float = 1.0
     """Share of the schedule after which the noise fades and more samples take the hard branch."""
     anneal_until: float = 1.0
-    """Share of the schedule from which training uses exactly the gates of evaluation."""
+    """Share of the schedule from which training decides exactly as evaluation does."""
     reestimate_batch_norm: bool = False
     """Measure BatchNorm's statistics again under hard gates when training has ended."""
 
@@ -284,6 +287,7 @@ def _gating_faults(gating: Gating) -> dict[str, bool]:
             gating.budget is not None and gating.binarizer in ("soft", "random")
         ),
         "gating.dropout must be in [0, 1)": not 0 <= gating.dropout < 1,
+        "gating.ungated must be in [0, 1)": not 0 <= gating.ungated < 1,
         f"gating.binarizer {gating.binarizer} has no noise that could fade: give "
         "--gating.anneal-from 1 and --gating.anneal-until 1": fades
         and gating.binarizer in ("straight-through", "soft", "random", "hard-concrete"),

@@ -324,6 +324,7 @@ class Trainer:
             group["lr"] = rate
         if isinstance(self.model, GatedModel) and self.recipe.gating:
             self.model.binarizer.set_stage(*gate_noise(self.recipe.gating, progress))
+            self.model.ungated.set_share(self.recipe.gating.ungated)
             if self.recipe.gating.dropout:
                 self.model.dropout.set_rate(gate_dropout_rate(self.recipe.gating, progress))
         if self.budget:
@@ -500,4 +501,5 @@ def _under_its_gates(network: GatedModel, images: Tensor, keys: Tensor) -> objec
     """Run a network whose BatchNorms are in training under the gates of evaluation."""
     network.binarizer.eval()
     network.dropout.eval()
+    network.ungated.eval()
     return network(images, keys=keys)
