@@ -7,7 +7,7 @@ from typing import Any
 
 ORIGIN = {"command": "python x.py", "hardware": "an abacus", "date": "2026-01-02", "torch": "none"}
 
-SWEEP: dict[str, Any] = {
+TRIALS: dict[str, Any] = {
     **ORIGIN,
     "data": "cifar10",
     "recipe": "cifar10/resnet20-gated-short",
@@ -15,14 +15,33 @@ SWEEP: dict[str, Any] = {
     "validation": 5000,
     "rows": [
         {
-            "sparsity": sparsity,
+            "changes": changes,
+            "gated": True,
             "validation_error_percent": error,
+            "training_error_percent": error + 1,
+            "gained": gained,
+            "lost": 0,
+            "soft_error_percent": error - 0.1,
+            "all_open_error_percent": error + 5,
             "total": 336,
             "always_on": 9,
             "always_off": 3,
             "mean_open": opened,
         }
-        for sparsity, error, opened in ((0.0, 13.9, 289.2), (0.1, 13.8, 271.3), (1.0, 15.4, 12.1))
+        for changes, error, gained, opened in (
+            ("", 13.9, 0, 289.2),
+            ("gating.sparsity=0", 11.9, 100, 300.3),
+        )
+    ]
+    + [
+        {
+            "changes": "control",
+            "gated": False,
+            "validation_error_percent": 10.9,
+            "training_error_percent": 9.9,
+            "gained": 200,
+            "lost": 50,
+        }
     ],
 }
 
@@ -111,7 +130,7 @@ PLAIN: dict[str, Any] = {
     "test_error_percent": 9.0,
 }
 FILES = {
-    "sparsity_sweep.json": SWEEP,
+    "trials_r20.json": TRIALS,
     "efficiency_resnet20.json": CURVE,
     "findings_r20.json": BEHAVIOUR,
     "a.json": RUN,

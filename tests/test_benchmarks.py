@@ -3,14 +3,17 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gaternet.commands import EvaluationRequest, evaluate_run
 from gaternet.errors import UserError
 from gaternet.reproduction.results import Results, read_results
+from gaternet.training.run import open_run
 from generated_results import write_results
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -70,6 +73,53 @@ def test_a_run_s_gates_are_kept_for_the_page(
     assert sum(found.all_open.values()) == everything
     assert len(found.agreement) == 10
     assert len(found.swaps) == 5
+
+
+def test_trials_are_trained_once_and_compared_with_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trials = importlib.import_module("joint_trials")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/joint_trials.py"])
+    given = trials.Arguments(
+        data="digits",
+        runs=tmp_path / "runs",
+        recipe="digits/resnet8-gated",
+        epochs=1,
+        validation=300,
+        device="cpu",
+        out=tmp_path / "trials_x.json",
+        changes=("gating.sparsity=0 optimizer.lr=0.01",),
+    )
+    trials.main(given)
+    (found,) = read_results(tmp_path).trials
+    recipe, changed, control = found.found.rows
+    assert [row.changes for row in (changed, control)] == [*given.changes, "control"]
+    config = open_run(tmp_path / "runs" / "gating.sparsity=0,optimizer.lr=0.01").config.recipe
+    assert config.gating is not None
+    assert (config.gating.sparsity, config.optimizer.lr) == (0, 0.01)
+    for row, name in ((recipe, "as-it-is"), (control, "control")):
+        request = EvaluationRequest("digits", "validation", device="cpu")
+        error = evaluate_run(tmp_path / "runs" / name, request).evaluation.error_percent
+        assert row.validation_error_percent == pytest.approx(error)
+    request = EvaluationRequest("digits", "validation", threshold=-1e9, device="cpu")
+    opened = evaluate_run(tmp_path / "runs" / "as-it-is", request).evaluation
+    assert recipe.all_open_error_percent == pytest.approx(opened.error_percent)
+    assert control.all_open_error_percent is None
+    before = (tmp_path / "trials_x.json").read_text()
+    trials.main(given)
+    assert (tmp_path / "trials_x.json").read_text() == before
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        trials.main(replace(given, epochs=2))
+    for change in ("gating.sparsity=1", "from-scratch", "validation=200"):
+        with pytest.raises(UserError, match="no setting of the joint phase, or no other value"):
+            trials.main(replace(given, changes=(change,)))
+
+
+def test_gained_images_are_those_that_only_the_changed_run_classifies_rightly() -> None:
+    compared = importlib.import_module("joint_trials").compared
+    right, others = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 1, 0]]).bool()
+    found = compared(right, others)
+    assert found == {"validation_error_percent": 40, "gained": 2, "lost": 1}
 
 
 def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path) -> None:

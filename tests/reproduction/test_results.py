@@ -8,7 +8,7 @@ import pytest
 from gaternet.errors import UserError
 from gaternet.reproduction.command import write_report
 from gaternet.reproduction.results import Results, read_results
-from generated_results import BEHAVIOUR, CURVE, FILES, RUN, SWEEP, write_results
+from generated_results import BEHAVIOUR, CURVE, FILES, RUN, TRIALS, write_results
 from terminal import Terminal
 
 
@@ -23,11 +23,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_each_file_is_taken_for_what_it_is(tmp_path: Path) -> None:
     found = read_results(write_results(tmp_path / "results"))
     assert [run.error for run in found.runs] == [8.0, 9.0]
-    (sweep,), (curve,), (behaviour,) = found.sweeps, found.curves, found.behaviours
-    assert [row.sparsity for row in sweep.found.rows] == [0, 0.1, 1]
+    (trials,), (curve,), (behaviour,) = found.trials, found.curves, found.behaviours
+    assert [row.changes for row in trials.found.rows] == ["", "gating.sparsity=0", "control"]
     assert [point.budget for point in curve.found.rows] == [None, None, None, 0.5, 0.5]
     assert behaviour.found.open_gates.mean == 72
-    for measured in (sweep, curve, behaviour):
+    for measured in (trials, curve, behaviour):
         assert (measured.command, measured.hardware) == ("python x.py", "an abacus")
         assert measured.date == "2026-01-02"
     assert (curve.file, curve.name) == ("efficiency_resnet20.json", "efficiency_resnet20")
@@ -61,14 +61,24 @@ def changed(values: dict[str, Any], **others: object) -> dict[str, Any]:
     return {**values, **others}
 
 
+def with_row(**others: object) -> dict[str, Any]:
+    first, second, *rest = TRIALS["rows"]
+    return {**TRIALS, "rows": [first, {**second, **others}, *rest]}
+
+
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("sparsity_sweep_x.json", CURVE, "is called sparsity_sweep*.json and is none: data"),
-        ("sparsity_sweep.json", changed(SWEEP, rows=[]), "there is at least one"),
-        ("sparsity_sweep.json", changed(SWEEP, validation=0), "there is at least one"),
-        ("sparsity_sweep.json", changed(SWEEP, date=None), "date: "),
-        ("efficiency_x.json", SWEEP, "is called efficiency_*.json and is none: batch"),
+        ("trials_x.json", CURVE, "is called trials_*.json and is none: data"),
+        ("trials_x.json", changed(TRIALS, rows=[]), "one is the recipe as it is"),
+        ("trials_x.json", changed(TRIALS, validation=0), "there is at least one image"),
+        ("trials_x.json", changed(TRIALS, validation=99), "there are 99 images"),
+        ("trials_x.json", with_row(gained=-1), "gained, lost: there are 5000 images"),
+        ("trials_x.json", with_row(gained=0), "their difference is that of the errors"),
+        ("trials_x.json", with_row(total=None), "gated runs have them"),
+        ("trials_x.json", with_row(gated=False), "gated runs have them"),
+        ("trials_x.json", changed(TRIALS, date=None), "date: "),
+        ("efficiency_x.json", TRIALS, "is called efficiency_*.json and is none: batch"),
         ("efficiency_x.json", changed(CURVE, rows=[]), "there is at least one"),
         ("findings_x.json", [], "is called findings_*.json and is none"),
         ("findings_x.json", RUN, "is called findings_*.json and is none: data"),

@@ -14,8 +14,8 @@ PREACT_SCHEDULE = replace(SCHEDULE, warmup=400 / 64_000)
 """The same after a warm-up of 400 steps, here linear (He et al., 2016b, appendix)."""
 
 SPARSITY = 0.1
-"""λ; the paper prints none. On validation images 0 to 0.3 give the same error within its standard
-error, and 1 a higher one: docs/results.md. On ImageNet it has not been swept."""
+"""λ; the paper prints none. What other values do on held-out images: docs/results.md. On ImageNet
+none has been tried."""
 
 GATING = Gating(gater="resnet20", bottleneck=8, sparsity=SPARSITY)
 

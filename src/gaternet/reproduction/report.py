@@ -9,7 +9,7 @@ from gaternet.reproduction.curves import curve_section
 from gaternet.reproduction.error_tables import error_tables
 from gaternet.reproduction.gate_findings import finding_figures, findings_section
 from gaternet.reproduction.results import Results
-from gaternet.reproduction.sweeps import sweep_section
+from gaternet.reproduction.trials import trials_section
 
 FIGURES = "figures"
 """Folder of the figures, beside the page."""
@@ -59,6 +59,6 @@ def _lines(found: Results, results: str) -> Iterator[str]:
         if table.short:
             yield table.note()
         yield from (*table.differences(), "", table.verdict(), "")
-    yield from sweep_section(found.sweeps, results)
+    yield from trials_section(found.trials, results)
     yield from curve_section(found.curves, results, FIGURES)
     yield from findings_section(found.behaviours, found.runs, results, FIGURES)

@@ -1,7 +1,7 @@
 """What a folder of measurements holds: runs, and the files that some benchmarks leave there.
 
 NAME.json                 a run's result.json
-sparsity_sweep*.json      benchmarks/sparsity_sweep.py
+trials_*.json             benchmarks/joint_trials.py
 efficiency_*.json         benchmarks/efficiency_curve.py
 findings_*.json           benchmarks/findings.py
 
@@ -19,20 +19,35 @@ from gaternet.measured_runs import MeasuredRun, read_runs
 
 
 @dataclass(frozen=True)
-class SweepRow:
-    """A gated run with one λ, on validation images."""
+class Trial:
+    """A run whose joint phase differs from its recipe's, on held-out images.
 
-    sparsity: float
+    changes: flags of `gaternet train`; none: the recipe as it is
+    training_error_percent: of the last epoch, on augmented images, under training's gates
+    gained: images that it classifies rightly and the recipe as it is does not; lost: the reverse
+    soft_error_percent: under soft gates, where the binarizer has some
+    all_open_error_percent: of the backbone with every gate open
+    total, always_on, always_off, mean_open: gates, those that are so for all images, and how many
+        an image opens; of gated runs
+    """
+
+    changes: str
+    gated: bool
     validation_error_percent: float
-    total: int
-    always_on: int
-    always_off: int
-    mean_open: float
+    training_error_percent: float
+    gained: int
+    lost: int
+    soft_error_percent: float | None = None
+    all_open_error_percent: float | None = None
+    total: int | None = None
+    always_on: int | None = None
+    always_off: int | None = None
+    mean_open: float | None = None
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Runs of one recipe that differ in λ alone.
+class Trials:
+    """Runs of one recipe that start from the same pre-trained networks.
 
     epochs: of each phase
     validation: images that were held out
@@ -42,14 +57,24 @@ class Sweep:
     recipe: str
     epochs: int
     validation: int
-    rows: tuple[SweepRow, ...]
+    rows: tuple[Trial, ...]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no sweep finds."""
-        if not self.rows or self.validation < 1:
-            raise ValueError("rows, validation: there is at least one of each")
-        if not all(0 <= row.validation_error_percent <= 100 for row in self.rows):
-            raise ValueError("validation_error_percent: 0 to 100")
+        """Raise ValueError for what no trials find."""
+        if self.validation < 1:
+            raise ValueError("validation: there is at least one image")
+        as_they_are = [row for row in self.rows if not row.changes]
+        if len(as_they_are) != 1:
+            raise ValueError("rows: one is the recipe as it is")
+        for row in self.rows:
+            if min(row.gained, row.lost) < 0 or not row.gained + row.lost <= self.validation:
+                raise ValueError(f"gained, lost: there are {self.validation} images")
+            counts = (row.total, row.always_on, row.always_off, row.mean_open)
+            if [each is not None for each in counts] != [row.gated] * len(counts):
+                raise ValueError("total, always_on, always_off, mean_open: gated runs have them")
+            more = row.validation_error_percent - as_they_are[0].validation_error_percent
+            if abs(more * self.validation / 100 - (row.lost - row.gained)) > 0.5:
+                raise ValueError("gained, lost: their difference is that of the errors")
 
 
 @dataclass(frozen=True)
@@ -111,7 +136,7 @@ class Results:
     """What a folder holds, in the order of its files' names."""
 
     runs: tuple[MeasuredRun, ...] = ()
-    sweeps: tuple[Measurement[Sweep], ...] = ()
+    trials: tuple[Measurement[Trials], ...] = ()
     curves: tuple[Measurement[Curve], ...] = ()
     behaviours: tuple[Measurement[Behaviour], ...] = ()
 
@@ -125,7 +150,7 @@ def read_results(folder: Path) -> Results:
         return Results()
     return Results(
         tuple(read_runs(folder)),
-        _measurements(folder, "sparsity_sweep*.json", Sweep),
+        _measurements(folder, "trials_*.json", Trials),
         _measurements(folder, "efficiency_*.json", Curve),
         _measurements(folder, "findings_*.json", Behaviour),
     )
