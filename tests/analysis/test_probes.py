@@ -55,7 +55,7 @@ def test_model_is_judged_where_neighbours_tell_the_class_and_where_not() -> None
     assert found.model_where_untold == 0
     always = probe(record_of(labels[:, None] == np.arange(4), labels))
     assert always.neighbours == 1
-    assert always.model_by_neighbours == [("where neighbours tell the class", 1.0)]
+    assert always.model_by_neighbours == [("right", 1.0)]
 
 
 def test_gates_that_know_nothing_tell_nothing() -> None:

@@ -49,11 +49,8 @@ class Probes:
 
     @property
     def model_by_neighbours(self) -> list[tuple[str, float]]:
-        """The model's accuracy where neighbours tell the class and where not, in words."""
-        pairs = (
-            ("where neighbours tell the class", self.model_where_told),
-            ("where they do not", self.model_where_untold),
-        )
+        """The model's accuracy where the neighbours are right, and where they are wrong."""
+        pairs = (("right", self.model_where_told), ("wrong", self.model_where_untold))
         return [(where, accuracy) for where, accuracy in pairs if accuracy is not None]
 
 

@@ -85,9 +85,9 @@ def _gate_summary(found: Findings) -> Table:
         probes = found.probes
         table.add_row("class from the gates alone", f"chance {100 * probes.chance:.1f} %")
         table.add_row("  10 nearest neighbours", f"{100 * probes.neighbours:.1f} %")
-        table.add_row("  linear", f"{100 * probes.linear:.1f} %")
         for where, accuracy in probes.model_by_neighbours:
-            table.add_row(f"  accuracy {where}", f"{100 * accuracy:.1f} %")
+            table.add_row(f"    accuracy where {where}", f"{100 * accuracy:.1f} %")
+        table.add_row("  linear", f"{100 * probes.linear:.1f} %")
     if found.agreement:
         other = found.agreement
         table.add_row(

@@ -17,7 +17,6 @@ from gaternet.analysis.behaviour import (
 from gaternet.analysis.swaps import OTHER_CLASS
 from gaternet.measured_runs import MeasuredRun
 from gaternet.paired import paired_difference
-from gaternet.reproduction.markdown import listed
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
@@ -174,12 +173,11 @@ def _division_of_labour(behaviour: Behaviour) -> Finding:
         images = swap.images
         difference = paired_difference(own * images, theirs * images, images)
         verdict = _verdict(difference.value, difference.half_width)
-    if behaviour.probes and behaviour.probes.model_by_neighbours:
-        told = (
-            f"{100 * accuracy:.1f} % {where}"
-            for where, accuracy in behaviour.probes.model_by_neighbours
+    for where, accuracy in behaviour.probes.model_by_neighbours if behaviour.probes else ():
+        here += (
+            f" Where a vote of the ten nearest gate vectors is {where}, the network is right for "
+            f"{100 * accuracy:.1f} %."
         )
-        here += f" Under its own gates an image is classified rightly in {listed([*told])}."
     return Finding(
         "The gater does not take over the prediction",
         "the gates are far from setting classes apart; the backbone does the essential part.",

@@ -128,7 +128,7 @@ def _tables(found: Findings) -> Iterator[PageTable]:
                 ("logistic regression", f"{100 * probes.linear:.2f} %"),
                 ("the model itself", f"{100 * probes.model:.2f} %"),
                 *(
-                    (where, f"{100 * accuracy:.2f} %")
+                    (f"the model itself, where neighbours are {where}", f"{100 * accuracy:.2f} %")
                     for where, accuracy in probes.model_by_neighbours
                 ),
             ),
