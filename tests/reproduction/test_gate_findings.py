@@ -63,9 +63,9 @@ def test_numbers_are_those_that_were_measured() -> None:
     assert "80.0 % of the images are given their class" in found[CLASSES].here
     assert found[DIVISION].here == (
         "under the gates of an image of another class, 30.0 % of 1,000 images are given that class "
-        "and 60.0 % their own. Where a vote of the ten nearest gate vectors is right, the network is "
-        "right for 95.0 %. Where a vote of the ten nearest gate vectors is wrong, the network is "
-        "right for 70.0 %."
+        "and 60.0 % their own. Where a vote of the ten nearest gate vectors is right, the network "
+        "is right for 95.0 %. Where a vote of the ten nearest gate vectors is wrong, the network "
+        "is right for 70.0 %."
     )
     assert "opens 70 to 74 gates, 72.0 on average" in found[NORMALITY].here
     assert "images open all" not in found[NORMALITY].here

@@ -70,6 +70,7 @@ VARIANTS = (
     Variant("hard-concrete", "hard-concrete gates", {**NO_ANNEALING, "binarizer": "hard-concrete"}),
     Variant("scratch", "trained from scratch", {}, {"pretrain": ()}),
     Variant("lambda-0", "without the L1 term", {"sparsity": 0.0}),
+    Variant("ungated", "a quarter of training's images see the plain backbone", {"ungated": 0.25}),
     *(
         Variant(f"bottleneck-{size}", f"a bottleneck of {size}", {"bottleneck": size})
         for size in (2, 32, 128)
