@@ -14,8 +14,8 @@ PREACT_SCHEDULE = replace(SCHEDULE, warmup=400 / 64_000)
 """The same after a warm-up of 400 steps, here linear (He et al., 2016b, appendix)."""
 
 SPARSITY = 0.1
-"""λ; the paper prints none. What other values do on held-out images: docs/results.md. On ImageNet
-none has been tried."""
+"""λ; the paper prints none. docs/results.md has what was tried on held-out images of CIFAR-10; on
+ImageNet nothing has been."""
 
 GATING = Gating(gater="resnet20", bottleneck=8, sparsity=SPARSITY)
 

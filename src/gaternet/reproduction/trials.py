@@ -17,7 +17,7 @@ HEADS = (
     *("training error", "open gates", "always on", "always off"),
 )
 INTRODUCTION = """\
-What the paper leaves open, λ among it, is tried on training images that were held out. All runs
+What the paper leaves open is tried on training images that were held out. All runs
 start from the same pre-trained networks, one seed each, and differ in what is named; the control is
 the backbone trained on without gates. Differences are in percentage points with 95 % intervals, of
 the same images, and told by McNemar's exact test at 5 %: they tell these networks apart, other
