@@ -387,6 +387,7 @@ def reproduce(
     seeds: tuple[int, ...] = (0, 1, 2),
     short: Switch = False,
     epochs: int | None = None,
+    pretrain_epochs: int | None = None,
     budget: float = inf,
     runs: Path = Path("runs"),
     results: Path = Path("results"),
@@ -406,6 +407,8 @@ def reproduce(
         seeds: Of the gated networks and the controls.
         short: Train by the recipes with a tenth of the paper's schedule.
         epochs: Of each phase; none: the recipe's.
+        pretrain_epochs: Of what starts from fresh weights; none: as of each phase. With more of
+            them a shorter joint phase still starts from good networks.
         budget: Hours to train for; what is begun then is saved. 0: only write the report.
         runs: Directory for the runs.
         results: Directory for what they measured, a file each.
@@ -420,7 +423,7 @@ def reproduce(
 
     places = Places(runs, results, data)
     request = ReproductionRequest(
-        target, places, report, rows, seeds, Length(short, epochs), budget
+        target, places, report, rows, seeds, Length(short, epochs, pretrain_epochs), budget
     )
     with _interruptible(runs, "the same command") as interruption:
         left = run(request, Options(device, interruption=interruption))

@@ -4,13 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gaternet import recipes
 from gaternet.errors import UserError
 from gaternet.given_files import read_json, validate
+from gaternet.right_images import unpack
 from gaternet.training.config import Recipe, flat, recipe_to_dict
 
 SHORT = "-short"
 """How the names of recipes with a shortened schedule end."""
+
+ROUNDED = 0.001
+"""Percentage points that an error may be off: three digits are written down."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,33 @@ class MeasuredRun:
     wall_seconds: float | None = None
     """Of its own epochs, without those of the networks that it started from."""
     date: str | None = None
+    fingerprint: str | None = None
+    """Of the images that it was trained on."""
+    images: int | None = None
+    """Test images."""
+    packed: str | None = None
+    """Which of them it classifies rightly; see `right`."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the rightly classified images are not those of its error."""
+        if self.packed is not None:
+            if self.images is None:
+                raise ValueError("test_images: right_images says nothing without their number")
+            error = 100 * (1 - float(np.mean(unpack(self.packed, self.images))))
+            if abs(error - self.error) > ROUNDED:
+                raise ValueError(f"right_images: of {error:.3f} % error, not {self.error:.3f} %")
+
+    @property
+    def images_of_test(self) -> tuple[str | None, int | None]:
+        """What tells its test images from others': of which data set, and how many."""
+        return self.fingerprint, self.images
+
+    @property
+    def right(self) -> NDArray[np.bool_] | None:
+        """Which test images it classifies rightly, (N,) bool, in their order; None: not kept."""
+        if self.packed is None or self.images is None:
+            return None
+        return unpack(self.packed, self.images)
 
     @property
     def row(self) -> str:
@@ -85,6 +119,9 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "averaged": len(values.get("averaged", ())),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),
+            "fingerprint": (values.get("data") or {}).get("fingerprint"),
+            "images": values.get("test_images"),
+            "packed": values.get("right_images"),
         }
         return validate(MeasuredRun, told)
     except (TypeError, AttributeError, ValueError) as error:

@@ -80,3 +80,26 @@ def test_ablations_change_one_thing_of_the_gated_network() -> None:
     assert {job.recipe.epochs for job in found.values()} == {30}
     for first, second in block.comparisons:
         assert {first, second} <= {row.recipe for row in block.rows} <= recipes.RECIPES.keys()
+
+
+def test_joint_phases_may_be_shorter_than_what_they_start_from() -> None:
+    (block,) = ablations()
+    length = Length(short=True, epochs=5, pretrain_epochs=30)
+    found = {job.recipe.name: job for job in jobs(block, seeds=(1,), length=length)}
+    epochs = {name: job.recipe.epochs for name, job in found.items()}
+    fresh = {
+        *("cifar10/resnet8-short", "cifar10/resnet14-short", "cifar10/resnet20-short"),
+        "cifar10/resnet20-gated-scratch-short",
+    }
+    assert {name for name, each in epochs.items() if each == 30} == fresh
+    assert set(epochs.values()) == {5, 30}
+    gated = found["cifar10/resnet20-gated-short"]
+    assert gated.name == "cifar10-resnet20-gated-short-5ep-after-30-seed1"
+    assert gated.command == (
+        "gaternet train cifar10/resnet20-gated-short --epochs 5 --seed 1 "
+        "--backbone runs/cifar10-resnet20-short-30ep-seed2001 "
+        "--gater runs/cifar10-resnet20-short-30ep-seed1001"
+    )
+    assert [job.name for job in gated.parts.values()] == gated.command.replace("runs/", "").split()[
+        -3::2
+    ]

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
 
 from gaternet.measured_runs import MeasuredRun
 from gaternet.reproduction.error_tables import ErrorTable, error_tables
 from gaternet.reproduction.report import render
 from gaternet.reproduction.results import Results
+from gaternet.right_images import pack
 
 PLAIN = MeasuredRun(
     recipe="cifar10/resnet20-short",
@@ -82,16 +87,76 @@ def test_tables_say_what_was_measured() -> None:
 
 
 def test_only_runs_of_one_length_are_compared() -> None:
-    longer = replace(GATED, epochs=60)
+    plain, gated = replace(PLAIN, epochs=60), replace(GATED, epochs=60)
+    longer = replace(gated, pretrain_epochs={"backbone": 60})
     assert not rows(page_of([PLAIN, longer]))
-    page = page_of([PLAIN, GATED, longer, replace(PLAIN, epochs=60)])
+    page = page_of([PLAIN, GATED, longer, plain])
     headings = [line for line in page.splitlines() if line.startswith("## ")]
     assert [heading.split(", ")[2][:2] for heading in headings] == ["60", "30"]
 
 
+def test_joint_phase_shorter_than_what_came_before_is_a_table_of_its_own() -> None:
+    few = replace(GATED, epochs=5, error=8.0, file="few.json")
+    soft = replace(few, recipe="cifar10/resnet20-gated-soft-short", error=7.0)
+    tables = list(error_tables([PLAIN, GATED, few, soft, replace(PLAIN, epochs=5)]))
+    assert [table.title for table in tables] == [
+        "CIFAR-10, ResNet-20, 30 epochs a phase in place of 164",
+        "CIFAR-10, ResNet-20, 30 epochs, then 5, in place of 164 each",
+        "CIFAR-10, ResNet-20-Gated with one thing changed, 30 epochs, then 5, in place of 164 each",
+    ]
+    kept = [[run.error for _, runs in table.rows for run in runs] for table in tables]
+    # The plain network of 30 epochs is what all start from.
+    assert kept == [[9.5, 8.25], [9.5, 8.0], [9.5, 8.0, 7.0]]
+
+
+def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
+    right = np.ones((2, 200), dtype=bool)
+    right[0, :10] = right[1, 4:30] = False  # 4 only the second classifies rightly, 20 the first
+    gated, soft = (
+        replace(
+            GATED,
+            recipe=f"cifar10/resnet20-{name}-short",
+            error=100 * float(np.mean(~mine)),
+            images=200,
+            fingerprint="abc",
+            packed=pack(mine),
+        )
+        for name, mine in zip(("gated", "gated-soft"), right, strict=True)
+    )
+    (found,) = table_of(gated, soft).comparisons
+    steps = right[0].astype(float) - right[1]
+    assert found.found.difference == pytest.approx(100 * steps.mean())
+    assert found.found.half_width == pytest.approx(196 * steps.std() / 200**0.5)
+    said = table_of(gated, soft).verdict()
+    assert said.startswith("soft gates, never binarized has a higher error than ResNet-20-Gated.")
+    assert "the same 200 test images: it tells these networks apart" in said
+    several = table_of(gated, replace(gated, seed=1, error=8.0, packed=None), soft)
+    assert several.comparisons[0].found.freedom == 1  # where seeds tell, they do
+    for other in (replace(soft, fingerprint="other"), replace(soft, packed=None)):
+        assert table_of(gated, other).comparisons[0].found.half_width is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "says nothing without their number"),
+        ({"images": 9}, "not of 9 images"),
+        ({"error": 12.6}, "of 12.500 % error, not 12.600 %"),
+    ],
+)
+def test_images_that_are_not_those_of_the_error_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    right = np.arange(8) > 0
+    run = replace(PLAIN, error=12.5, images=8, packed=pack(right))
+    np.testing.assert_array_equal(run.right, right)
+    with pytest.raises(ValueError, match=message):
+        replace(run, **changes)
+
+
 def test_full_schedule_is_told_from_a_short_one_of_as_many_epochs() -> None:
-    full = [replace(run, recipe=run.row, epochs=164) for run in (PLAIN, GATED)]
-    page = page_of([*full, replace(GATED, epochs=164)])
+    longer = replace(GATED, epochs=164, pretrain_epochs={"backbone": 164})
+    page = page_of([*(replace(run, recipe=run.row, epochs=164) for run in (PLAIN, longer)), longer])
     assert "the paper's 164 epochs a phase" in page
     assert len(rows(page)) == 7
 

@@ -17,7 +17,7 @@ from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GatedModel, GaterNet
 from gaternet.randomness import Purpose, normal, sample_keys
 from gaternet.rivals import RandomGates, SoftGates
-from gaternet.training.evaluation import evaluate
+from gaternet.training.evaluation import evaluate, judge
 from small_runs import PLAIN, cpu_plan, few_digits, tiny_backbone, tiny_gated
 
 CPU = cpu_plan(PLAIN)
@@ -49,6 +49,19 @@ def test_errors_equal_a_loop_over_single_images() -> None:
     assert 0 < found.top5_error_percent < found.error_percent
     assert found.loss == pytest.approx(loss / 101, rel=1e-5)
     assert found.gates is None
+
+
+def test_right_images_are_those_of_a_loop_over_single_images() -> None:
+    images, model = few_digits(101), linear()
+    with torch.no_grad():
+        right = [
+            int(model(pixels[None]).argmax()) == label
+            for pixels, label in zip(scaled(images), images.labels.tolist(), strict=True)
+        ]
+    found, judged = judge(model, images, DIGITS, CPU, batch_size=25)
+    assert judged is not None
+    assert judged.tolist() == right
+    assert found == evaluate(model, images, DIGITS, CPU, batch_size=25)
 
 
 def test_every_image_comes_once_with_a_ragged_last_batch() -> None:

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev, variance
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t
+
+from gaternet.paired import paired_difference
 
 CONFIDENCE = 0.95
 
@@ -16,9 +20,11 @@ class Difference:
 
     difference: float
     half_width: float | None
-    """Of its 95 % interval; none where no network was trained with two seeds."""
+    """Of its 95 % interval; none where nothing tells how wide that is."""
     freedom: int = 0
     """Degrees of freedom of the variance over seeds."""
+    images: int = 0
+    """Test images that two networks are compared on, where there is one seed of each."""
 
     @property
     def verdict(self) -> str:
@@ -52,3 +58,13 @@ def compare(errors: Mapping[str, Sequence[float]], first: str, second: str) -> D
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
     width = quantile * sqrt(pooled * (1 / len(one) + 1 / len(other)))
     return Difference(difference, width, freedom)
+
+
+def compare_on_images(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Difference:
+    """Compare two networks on the same images: which each classifies rightly, (N,) bool.
+
+    The interval is that of other images. Other seeds would spread the difference further.
+    """
+    only_other, only_one = int((other & ~one).sum()), int((one & ~other).sum())
+    found = paired_difference(only_other, only_one, len(one))
+    return Difference(100 * found.value, 100 * found.half_width, images=len(one))

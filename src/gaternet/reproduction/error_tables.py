@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import mean
+from typing import NamedTuple
 
 from gaternet.measured_runs import SHORT, MeasuredRun
 from gaternet.recipes import RECIPES
-from gaternet.reproduction.comparison import Difference, compare, spread
+from gaternet.reproduction.comparison import Difference, compare, compare_on_images, spread
 from gaternet.reproduction.markdown import listed, table
 from gaternet.reproduction.targets import TARGETS, Block, Row
 
@@ -96,44 +96,69 @@ def error_tables(runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
             yield from _of_block(block, runs)
 
 
+class _Phases(NamedTuple):
+    """How long networks were trained: from fresh weights, and those that go on from them."""
+
+    before: int
+    epochs: int
+    short: bool
+
+
 def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
     names = {row.recipe for row in block.rows}
-    mine = [run for run in runs if run.row in names and not run.differs]
-    for (epochs, short), found in groupby(sorted(mine, key=_length), key=_length):
-        kept = list(found)
-        rows = [(row, [run for run in kept if run.row == row.recipe]) for row in block.rows]
+    mine = sorted((run for run in runs if run.row in names and not run.differs), key=_seed)
+    for phases in sorted({_phases(run) for run in mine}, key=_longest_first):
+        kept = [run for run in mine if _belongs(run, phases)]
+        rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in rows if each}))
         if compared:  # what compares with nothing says nothing
-            yield ErrorTable(
-                block,
-                _told(block, -epochs, short=short),
-                short,
-                tuple((row, tuple(sorted(each, key=_seed))) for row, each in rows if each),
-                compared,
-            )
+            found = tuple((row, each) for row, each in rows if each)
+            yield ErrorTable(block, _told(block, phases), phases.short, found, compared)
 
 
-def _length(run: MeasuredRun) -> tuple[int, bool]:
-    return (-run.epochs, run.recipe.endswith(SHORT))
+def _phases(run: MeasuredRun) -> _Phases:
+    before = (run.pretrain_epochs or {}).get("backbone")
+    fresh = run.epochs if before is None or isinstance(before, str) else before
+    return _Phases(fresh, run.epochs, run.recipe.endswith(SHORT))
+
+
+def _belongs(run: MeasuredRun, phases: _Phases) -> bool:
+    """Whether a run was trained so, or from fresh weights for as long as what others start from."""
+    mine = _phases(run)
+    return mine == phases or (not run.pretrain_epochs and mine[::2] == phases[::2])
+
+
+def _longest_first(phases: _Phases) -> tuple[int, int, bool]:
+    return -phases.epochs, -phases.before, phases.short
 
 
 def _seed(run: MeasuredRun) -> int:
     return run.seed
 
 
-def _told(block: Block, epochs: int, *, short: bool) -> str:
+def _told(block: Block, phases: _Phases) -> str:
     paper = RECIPES[block.rows[0].recipe].epochs
-    if not short and epochs == paper:
+    if phases.before != phases.epochs:
+        return f"{phases.before} epochs, then {phases.epochs}, in place of {paper} each"
+    if not phases.short and phases.epochs == paper:
         return f"the paper's {paper} epochs a phase"
-    return f"{epochs} epochs a phase in place of {paper}"
+    return f"{phases.epochs} epochs a phase in place of {paper}"
 
 
 def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Iterator[Comparison]:
     errors = {name: [run.error for run in each] for name, each in runs.items()}
     for first, second in block.comparisons:
         if first in errors and second in errors:
-            found = compare(errors, first, second)
+            found = _on_images(runs[first], runs[second]) or compare(errors, first, second)
             yield Comparison(block.row(first), block.row(second), found)
+
+
+def _on_images(one: Sequence[MeasuredRun], other: Sequence[MeasuredRun]) -> Difference | None:
+    """Compare two networks on the same images; None where seeds tell, or not all is known."""
+    if len(one) + len(other) > 2 or one[0].images_of_test != other[0].images_of_test:
+        return None
+    mine, others = one[0].right, other[0].right
+    return None if mine is None or others is None else compare_on_images(mine, others)
 
 
 def _cells(row: Row, runs: Sequence[MeasuredRun], results: str) -> list[str]:
@@ -182,17 +207,24 @@ def _compared(each: Comparison) -> list[str]:
 
 
 def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield how large a difference must be to be told, where some are not told."""
+    """Yield how large a difference must be to be told, and what those of one seed each tell."""
     found = [each.found for each in comparisons]
-    widths = [each.half_width for each in found if each.verdict not in GROUPS and each.half_width]
-    if widths:
-        freedom = found[0].freedom
+    of_seeds = [each for each in found if each.freedom]
+    widths = [each.half_width for each in of_seeds if each.verdict not in GROUPS]
+    if sizes := [width for width in widths if width]:
+        freedom = of_seeds[0].freedom
         degrees = "degree" if freedom == 1 else "degrees"
-        least, most = (f"{width:.1f}" for width in (min(widths), max(widths)))
+        least, most = (f"{width:.1f}" for width in (min(sizes), max(sizes)))
         size = least if least == most else f"{least} to {most}"
         yield (
             f"Not told apart does not mean equal: with {freedom} {degrees} of freedom only "
             f"differences above {size} points are told."
+        )
+    if images := max(each.images for each in found):
+        yield (
+            f"Between networks of one seed each it is said of the same {images:,} test images: it "
+            "tells these networks apart, other seeds would spread them further, and of twenty "
+            "changes without effect one is told by chance."
         )
 
 

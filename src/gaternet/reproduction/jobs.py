@@ -24,6 +24,15 @@ class Length:
     """By the recipes with a tenth of the paper's schedule, and what such a one needs."""
     epochs: int | None = None
     """Of each phase; none: the recipe's."""
+    pretrain_epochs: int | None = None
+    """Of networks that start from fresh weights, those that others start from among them; none: as
+    many as every phase has."""
+
+    def of(self, recipe: Recipe) -> int:
+        """Return for how many epochs a recipe is trained."""
+        starts_fresh = not recipe.pretrain
+        told = self.pretrain_epochs if starts_fresh else None
+        return next(each for each in (told, self.epochs, recipe.epochs) if each is not None)
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,23 @@ class Job:
     @property
     def name(self) -> str:
         """What its directory and its file of results are called."""
+        recipe, given = self.recipe, self.given.values()
+        before = "".join(f"-after-{epochs}" for epochs in {job.recipe.epochs for job in given})
+        return f"{recipe.name.replace('/', '-')}-{recipe.epochs}ep{before}-seed{recipe.seed}"
+
+    @property
+    def given(self) -> Mapping[str, "Job"]:
+        """Parts that are not what the recipe would pre-train by itself: trained for longer, say."""
         recipe = self.recipe
-        return f"{recipe.name.replace('/', '-')}-{recipe.epochs}ep-seed{recipe.seed}"
+        return {part: job for part, job in self.parts.items() if _differs(part, job, recipe)}
 
     @property
     def command(self) -> str:
         """The command that trains the same network, after the parts that it pre-trains."""
         recipe = self.recipe
-        told = ("--epochs", str(recipe.epochs), "--seed", str(recipe.seed))
+        told = ["--epochs", str(recipe.epochs), "--seed", str(recipe.seed)]
+        for part, job in self.given.items():
+            told += [f"--{part}", f"runs/{job.name}"]
         return shlex.join(["gaternet", "train", recipe.name, *told])
 
 
@@ -53,6 +71,11 @@ class EnsembleJob(Job):
 
     recipe: the backbone's, by the name of the row and with the seed of the gated network
     """
+
+    @property
+    def given(self) -> Mapping[str, Job]:
+        """None: there is no phase behind those that trained its networks."""
+        return {}
 
     @property
     def command(self) -> str:
@@ -72,7 +95,7 @@ def jobs_of(block: Block, rows: Iterable[str], seeds: Iterable[int], length: Len
     chosen = set(rows)
     wanted = [row for row in block.rows if row.recipe in chosen]
     named = [(row, name) for row in wanted if (name := recipe_of(row, short=length.short))]
-    return [_job(row, name, seed, length.epochs) for seed in seeds for row, name in named]
+    return [_job(row, name, seed, length) for seed in seeds for row, name in named]
 
 
 def with_parts(jobs: Iterable[Job]) -> Iterator[Job]:
@@ -85,14 +108,24 @@ def with_parts(jobs: Iterable[Job]) -> Iterator[Job]:
                 yield each
 
 
-def _job(row: Row, name: str, seed: int, epochs: int | None) -> Job:
+def _job(row: Row, name: str, seed: int, length: Length) -> Job:
     recipe = recipes.get(name)
     if not recipe.pretrain:
         seed += SEED_OFFSETS["backbone"]  # a plain network is its gated one's backbone
-    recipe = replace(recipe, seed=seed, epochs=recipe.epochs if epochs is None else epochs)
+    recipe = replace(recipe, seed=seed, epochs=length.of(recipe))
     started = parts(recipe)[: len(recipe.pretrain)]
-    jobs = {part: Job(pretraining(part, recipe), {}) for part in started}
+    jobs = {part: Job(_before(part, recipe, length), {}) for part in started}
     if not row.averages:
         return Job(recipe, jobs)
     named = row.recipe + name.removeprefix(row.averages)  # with what says that it is short
     return EnsembleJob(replace(jobs["backbone"].recipe, name=named, seed=seed), jobs)
+
+
+def _before(part: str, joint: Recipe, length: Length) -> Recipe:
+    recipe = pretraining(part, joint)
+    told = length.pretrain_epochs
+    return replace(recipe, epochs=recipe.epochs if told is None else told)
+
+
+def _differs(part: str, job: Job, joint: Recipe) -> bool:
+    return job.recipe != pretraining(part, joint)

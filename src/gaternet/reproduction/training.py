@@ -13,7 +13,7 @@ from gaternet.errors import Interrupted, UserError
 from gaternet.output import json_text
 from gaternet.reproduction.ensemble import measure_ensemble
 from gaternet.reproduction.jobs import EnsembleJob, Job
-from gaternet.training.config import Sources
+from gaternet.training.config import Recipe, Sources
 from gaternet.training.interruption import Interruption
 from gaternet.training.lock import check_free, locked
 from gaternet.training.phases import Options, train_or_continue
@@ -51,11 +51,15 @@ def missing(jobs: Sequence[Job], places: Places) -> list[Job]:
 def check_begun(jobs: Sequence[Job], places: Places) -> None:
     """Raise UserError where a directory holds another run than it should."""
     for job in jobs:
-        path = places.run(job)
-        if (path / "config.json").exists() and open_run(path).config.recipe != job.recipe:
-            raise UserError(
-                f"{path} holds a run with other settings than {job.recipe.name} has: move it away"
-            )
+        check_holds(places.run(job), job.recipe)
+
+
+def check_holds(path: Path, recipe: Recipe) -> None:
+    """Raise UserError where a directory holds a run that is not `recipe`'s."""
+    if (path / "config.json").exists() and open_run(path).config.recipe != recipe:
+        raise UserError(
+            f"{path} holds a run with other settings than {recipe.name} has: move it away"
+        )
 
 
 def train_missing(

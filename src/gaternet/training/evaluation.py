@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gaternet.accounting import MacCounter, count_macs
@@ -12,6 +12,7 @@ from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, evaluation_batches
 from gaternet.data.settings import DataConfig
+from gaternet.data.streams import HubStream
 from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import Decision, GatedModel
 from gaternet.randomness import Purpose, sample_keys
@@ -101,8 +102,6 @@ def _mac_counter(model: GatedModel, data: DataConfig) -> MacCounter:
     return counters[data.input_size]
 
 
-@torch.inference_mode()
-@in_evaluation_mode
 def evaluate(
     model: nn.Module,
     images: Images,
@@ -117,9 +116,27 @@ def evaluate(
     take part: hard without noise (the paper's evaluation), soft without noise, or hard with noise;
     None: the binarizer's own. The model is put into evaluation mode and left as it was found.
     """
+    return judge(model, images, data, plan, form, batch_size)[0]
+
+
+@torch.inference_mode()
+@in_evaluation_mode
+def judge(
+    model: nn.Module,
+    images: Images,
+    data: DataConfig,
+    plan: ComputePlan,
+    form: GateForm | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> tuple[Evaluation, Tensor | None]:
+    """Measure as `evaluate`, and return which images the network classifies rightly, (N,) bool.
+
+    None of those of a stream, which have no places.
+    """
     device, processes = plan.device, plan.processes
     counter = _GateCounter(model, data, device) if isinstance(model, GatedModel) else None
     sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, loss, wrong, wrong of 5
+    right = None if isinstance(images, HubStream) else torch.zeros(len(images), device=device)
     for index, pixels, labels in evaluation_batches(images, data, batch_size, plan.loading):
         batch = normalise(pixels, data.mean, data.std)
         if isinstance(model, GatedModel) and counter is not None:
@@ -133,8 +150,10 @@ def evaluate(
         hit = top == labels[:, None]
         wrong, wrong5 = (~hit[:, 0]).sum(), (~hit.any(dim=1)).sum()
         sums += torch.stack((loss.new_tensor(len(labels)), loss, wrong, wrong5))
+        if right is not None:
+            right[index] = hit[:, 0].float()
     count, total_loss, wrong_images, wrong5_images = processes.total(sums).tolist()
-    return Evaluation(
+    evaluation = Evaluation(
         images=int(count),
         loss=total_loss / count,
         error_percent=100 * wrong_images / count,
@@ -142,3 +161,4 @@ def evaluate(
         form=form or (model.binarizer.form if isinstance(model, GatedModel) else None),
         gates=counter.use(int(count), processes) if counter else None,
     )
+    return evaluation, None if right is None else processes.total(right).bool().cpu()

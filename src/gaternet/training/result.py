@@ -6,14 +6,16 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gaternet.accounting import count_macs
 from gaternet.data.batches import Images
 from gaternet.data.settings import DataConfig
+from gaternet.given_files import MAX_TEXT
+from gaternet.right_images import pack
 from gaternet.training.compute import ComputePlan, hardware
 from gaternet.training.config import recipe_to_dict
-from gaternet.training.evaluation import evaluate
+from gaternet.training.evaluation import judge
 from gaternet.training.run import Run
 from gaternet.training.trainer import Trainer
 
@@ -51,13 +53,14 @@ def errors_and_costs(
     model: nn.Module, test: Images, data: DataConfig, plan: ComputePlan
 ) -> dict[str, Any]:
     """Return a network's errors on the test images, what an image costs, and where and when."""
-    found = evaluate(model, test, data, plan)
+    found, right = judge(model, test, data, plan)
     macs, uncounted = macs_per_image(model, data)
     return {
         "hardware": hardware(plan.device),
         "processes": plan.processes.count,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
+        "test_images": found.images,
         "test_error_percent": round(found.error_percent, 3),
         "test_top5_error_percent": round(found.top5_error_percent, 3),
         "gate_form": found.form.value if found.form else None,
@@ -66,7 +69,14 @@ def errors_and_costs(
         "macs_needed_per_image": round(found.gates.needed_macs) if found.gates else macs,
         "macs_uncounted": uncounted,
         "gates": asdict(found.gates) if found.gates else None,
+        "right_images": _packed(right),
     }
+
+
+def _packed(right: Tensor | None) -> str | None:
+    """Return the rightly classified images as text; None where it could not be read again."""
+    text = None if right is None else pack(right.numpy())
+    return text if text and len(text) <= MAX_TEXT else None
 
 
 def macs_per_image(model: nn.Module, data: DataConfig) -> tuple[int, dict[str, int]]:
