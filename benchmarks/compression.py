@@ -16,7 +16,7 @@ from gaternet.compression.command import CompressionRequest, compress_run
 from gaternet.errors import UserError
 from gaternet.training.compute import choose_device
 from gaternet.training.run import open_run
-from report import publish
+from report import mistakes_told, publish
 
 TOLD = ("recipe", "epochs", "pretrain_epochs", "seed", "test_error_percent")
 
@@ -51,4 +51,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with mistakes_told():
+        tyro.cli(main)

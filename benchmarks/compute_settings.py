@@ -21,7 +21,7 @@ from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Compute
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
-from report import publish
+from report import mistakes_told, publish
 
 
 @dataclass(frozen=True)
@@ -64,4 +64,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    with mistakes_told():
+        main(tyro.cli(Settings))

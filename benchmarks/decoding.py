@@ -31,7 +31,7 @@ from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
-from report import publish
+from report import mistakes_told, publish
 
 CPU = torch.device("cpu")
 CROPS = Augmentation(crop_padding=0, smallest_area=0.08)
@@ -143,4 +143,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    with mistakes_told():
+        main(tyro.cli(Settings))

@@ -15,7 +15,7 @@ from gaternet.model import GaterNet
 from gaternet.runtime.contestants import Contestant, Field, dense_forms
 from gaternet.runtime.latency import measure
 from gaternet.training.run import open_run
-from report import publish
+from report import mistakes_told, publish
 
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Added to a run's own threshold: below 0 opens more gates."""
@@ -115,4 +115,5 @@ def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with mistakes_told():
+        tyro.cli(main)

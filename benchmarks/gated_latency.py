@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import tyro
 
-from report import publish
+from report import mistakes_told, publish
 
 SETTINGS: tuple[tuple[str, float, tuple[int, ...]], ...] = (
     ("inner", 0.5, (1, 16)),
@@ -54,4 +54,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with mistakes_told():
+        tyro.cli(main)

@@ -26,6 +26,7 @@ from gaternet.errors import UserError
 from gaternet.model import GatedModel
 from gaternet.randomness import Purpose, sample_keys
 from gaternet.recipes.comparisons import control
+from gaternet.reproduction.training import check_holds
 from gaternet.training.compute import choose_device
 from gaternet.training.config import Recipe, Sources, parts
 from gaternet.training.lock import check_free
@@ -33,7 +34,7 @@ from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import Run, open_run
 from gaternet.training.starting import pretraining
-from report import publish
+from report import mistakes_told, publish
 
 AS_IT_IS, CONTROL = "as-it-is", "control"
 
@@ -63,7 +64,7 @@ def main(given: Arguments) -> None:
     tried = {AS_IT_IS: recipe, **changed, CONTROL: control(recipe)}
     begun = {part: pretraining(part, recipe) for part in parts(recipe)}
     for name, each in (begun | tried).items():
-        _check_begun(_place(given, name), each)
+        check_holds(_place(given, name), each)
     options = Options(given.device, "python benchmarks/joint_trials.py", plain_console())
     for name, each in begun.items():
         _train(each, Sources(given.data), _place(given, name), options)
@@ -115,11 +116,6 @@ def _place(given: Arguments, name: str) -> Path:
     return given.runs / name.replace(" ", ",")
 
 
-def _check_begun(path: Path, recipe: Recipe) -> None:
-    if (path / "config.json").exists() and open_run(path).config.recipe != recipe:
-        raise UserError(f"{path} holds a run with other settings: move it away, or change --runs")
-
-
 def _train(recipe: Recipe, sources: Sources, path: Path, options: Options) -> None:
     """Train a run unless another process does."""
     try:
@@ -167,4 +163,5 @@ def _row(name: str, run: Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    with mistakes_told():
+        main(tyro.cli(Arguments, description=__doc__))

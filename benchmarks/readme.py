@@ -17,6 +17,7 @@ from gaternet.errors import UserError
 from gaternet.reproduction.error_tables import error_tables
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Results, read_results
+from report import mistakes_told
 
 RESULTS = "results"
 WIDTH = 100
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with mistakes_told():
+        main()

@@ -5,13 +5,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed import is_torchelastic_launched
 
+from gaternet.errors import UserError
+from gaternet.output import printable
 from gaternet.training.compute import hardware
 
 
@@ -28,6 +31,16 @@ def publish(figures: Mapping[str, Any], device: torch.device, out: Path | None) 
     print(text)
     if out:
         out.write_text(text + "\n")
+
+
+@contextmanager
+def mistakes_told() -> Iterator[None]:
+    """End the program with one line, in place of a traceback, where what was given is wrong."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {printable(str(error))}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def launcher() -> list[str]:

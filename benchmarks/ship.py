@@ -7,7 +7,6 @@ What lay under that name is replaced. `gaternet models` lists what there is.
 """
 
 import re
-import sys
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from gaternet.errors import UsageError, UserError
 from gaternet.given_files import read_json, validate
 from gaternet.model import GatedModel
 from gaternet.training.run import Run, create_run, open_run
+from report import mistakes_told
 
 MAX_BYTES = 3_000_000
 """Of all files of a network together: the package shall stay small."""
@@ -124,8 +124,5 @@ def _write(run: Run, model: nn.Module, card: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_told():
         tyro.cli(main)
-    except UserError as error:
-        print(f"ship.py: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -13,7 +13,7 @@ from gaternet import recipes
 from gaternet.presentation import pace_figures
 from gaternet.training.compute import choose_device
 from gaternet.training_pace import PaceRequest, measure_pace
-from report import publish
+from report import mistakes_told, publish
 
 
 def main(
@@ -34,4 +34,5 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with mistakes_told():
+        tyro.cli(main)

@@ -29,7 +29,7 @@ from gaternet.training.compute import plan
 from gaternet.training.phases import build_model
 from gaternet.training.processes import ALONE, Processes, joined
 from gaternet.training.trainer import Trainer
-from report import publish
+from report import mistakes_told, publish
 
 _TORCHRUN = "torchrun --standalone --nproc-per-node 2"
 
@@ -146,4 +146,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    with mistakes_told():
+        main(tyro.cli(Settings))

@@ -120,4 +120,7 @@ def main(recipe: str, /, data: str, steps: int = 50, warmup: int = 5, device: st
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    from report import mistakes_told  # not above: `gaternet bench train` loads this file by itself
+
+    with mistakes_told():
+        tyro.cli(main)

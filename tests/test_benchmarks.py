@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gaternet.commands import EvaluationRequest, evaluate_run
-from gaternet.errors import UserError
+from gaternet.errors import UsageError, UserError
 from gaternet.reproduction.results import Results, read_results
 from gaternet.training.run import open_run
 from generated_results import write_results
@@ -40,6 +40,23 @@ def test_published_command_is_the_one_that_was_typed(
     command = json.loads(capsys.readouterr().out)["command"]
     words = "torchrun --standalone --nproc-per-node 2 benchmarks/x.py --data 'a folder'"
     assert command == words
+
+
+def test_mistake_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = importlib.import_module("report")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/x.py"])
+    with pytest.raises(SystemExit) as ended, report.mistakes_told():
+        raise UsageError("--data \x1b[31m is no folder")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "x.py: --data \\x1b[31m is no folder\n"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py")))
+def test_every_benchmark_tells_mistakes_so(name: str) -> None:
+    program = (BENCHMARKS / name).read_text().partition('if __name__ == "__main__":\n')[2]
+    assert not program or "    with mistakes_told():\n" in program
 
 
 def test_one_process_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
