@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from gaternet.backbones import densenet_bc, resnet_cifar, resnet_preact, shake_shake
+from gaternet.backbones import blind, densenet_bc, resnet_cifar, resnet_preact, shake_shake
 from gaternet.backbones.config import TIMM_PREFIX, BackboneConfig
 from gaternet.errors import UserError
 from gaternet.spelling import near_names
@@ -19,6 +19,7 @@ FAMILIES: dict[str, Builder] = {
     resnet_cifar.NAME: resnet_cifar.build,
     densenet_bc.NAME: densenet_bc.build,
     shake_shake.NAME: shake_shake.build,
+    blind.NAME: blind.build,
 }
 """Regular expression → what builds the names that match it; the first that matches counts."""
 
@@ -27,6 +28,7 @@ _OWN = (
     resnet_preact.PreactResNet,
     densenet_bc.DenseNetBC,
     shake_shake.ShakeShake,
+    blind.Blind,
 )
 
 

@@ -16,6 +16,7 @@ class BackboneConfig:
         resnet164-se, resnet164-wider: Table 1's
     densenet-bc-L-k: depth L = 6n + 4 and growth rate k
     shake-shake-26-2xWd: two branches, W channels in the first stage
+    blind: the same features for every image, for a gater that decides once for all
     timm/NAME: any CNN of timm's; timm/resnet34-wider, 101 and 152: Table 3's
     """
 

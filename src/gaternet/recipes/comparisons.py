@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gaternet.training.config import Recipe, parts
+from gaternet.training.config import BLIND, Recipe, parts
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ SMALLER_GATERS = (8, 14)
 
 VARIANTS = (
     Variant("local", "each layer decides from its own input", {**NO_GATER, "decides": "layers"}),
+    Variant(
+        "fixed",
+        "one mask for all images, trained alike",
+        {"gater": BLIND, "input_size": None, "bottleneck": 1, "batch_norm": False},
+    ),
     Variant("soft", "soft gates, never binarized", {**NO_ANNEALING, "binarizer": "soft"}),
     Variant(
         "random",
@@ -104,7 +109,7 @@ def vary(gated: Recipe, variant: Variant) -> Recipe:
     short = "-short" if gated.name.endswith("-short") else ""
     gating = replace(gated.gating, **variant.gating)
     pretrain = gated.pretrain[: len(parts(replace(gated, gating=gating)))]
-    if gating.gater not in (None, gated.gating.gater):
+    if gating.gater not in (None, BLIND, gated.gating.gater):
         pretrain = (pretrain[0], f"{gated.data.name}/{gating.gater}{short}")
     changed = replace(
         gated,

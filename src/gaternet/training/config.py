@@ -16,6 +16,9 @@ from gaternet.errors import UsageError, UserError
 
 _STRICT = ConfigDict(extra="forbid")
 
+BLIND = "blind"
+"""The gater that has no network: one mask for all images."""
+
 MAX_WORKERS = 1024
 """Of one training process; each takes some 200 MB."""
 
@@ -75,7 +78,8 @@ class Gating:
     """gater: one network, from the image, for all layers (the paper); layers: each gated layer
     from its own input; branches: each residual branch as a whole, so too (ConvNet-AIG)."""
     gater: str | None = "resnet20"
-    """The gater's network, by name; none where layers or branches decide."""
+    """The gater's network, by name; none where layers or branches decide; blind: it does not look,
+    and decides once for all images."""
     points: Literal["outer", "inner", "both"] = "outer"
     """outer: the filters that the paper gates; inner: those of the other layers of residual
     branches, where the next layer saves as much again; both."""
@@ -246,7 +250,7 @@ def parts(recipe: Recipe) -> tuple[str, ...]:
     """Return which networks of a recipe's model can start from pre-trained weights."""
     gating = recipe.gating
     if gating and gating.decides == "gater" and gating.binarizer != "random":
-        return ("backbone", "gater")
+        return ("backbone",) if gating.gater == BLIND else ("backbone", "gater")
     return ("backbone",)
 
 
