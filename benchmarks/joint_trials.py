@@ -20,15 +20,13 @@ from torch import Tensor
 
 from gaternet import arguments, checkpoint, recipes
 from gaternet.commands import split_images
-from gaternet.data.augmentation import normalise
-from gaternet.data.batches import Loading, evaluation_batches
 from gaternet.errors import UserError
 from gaternet.model import GatedModel
-from gaternet.randomness import Purpose, sample_keys
 from gaternet.recipes.comparisons import control
 from gaternet.reproduction.training import check_holds
-from gaternet.training.compute import choose_device
+from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe, Sources, parts
+from gaternet.training.evaluation import judge
 from gaternet.training.lock import check_free
 from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
@@ -125,25 +123,17 @@ def _train(recipe: Recipe, sources: Sources, path: Path, options: Options) -> No
     train_or_continue(recipe, sources, path, options)
 
 
-@torch.inference_mode()
 def _right(run: Run, data: str, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Return which held-out images a network classifies rightly, and which with every gate open.
 
     (N,) bool each; the latter is None of a network without gates.
     """
     model = checkpoint.load(run.path).to(device)
-    config = run.config.recipe.data
-    found, plain = [], []
-    images = split_images(run, data, "validation")
-    for index, pixels, labels in evaluation_batches(images, config, 500, Loading(device)):
-        batch = normalise(pixels, config.mean, config.std)
-        if isinstance(model, GatedModel):
-            logits, _ = model.evaluate(batch, None, sample_keys(0, Purpose.NETWORK, 0, index))
-            plain.append(model.backbone(batch).argmax(dim=1) == labels)
-        else:
-            logits = model(batch)
-        found.append(logits.argmax(dim=1) == labels)
-    return torch.cat(found), torch.cat(plain) if plain else None
+    recipe, held = run.config.recipe, split_images(run, data, "validation")
+    networks = [model, model.backbone] if isinstance(model, GatedModel) else [model]
+    found = [judge(each, held, recipe.data, plan(recipe.compute, device))[1] for each in networks]
+    right, *plain = (each for each in found if each is not None)
+    return right, plain[0] if plain else None
 
 
 def _row(name: str, run: Run) -> dict[str, Any]:

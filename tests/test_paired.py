@@ -1,9 +1,11 @@
 """Differences of shares of the same images, against draws."""
 
+from math import comb
+
 import numpy as np
 import pytest
 
-from gaternet.paired import paired_difference
+from gaternet.paired import differ, paired_difference
 
 
 def test_half_width_is_that_of_draws() -> None:
@@ -20,3 +22,11 @@ def test_what_lies_within_the_interval_is_not_told() -> None:
     assert paired_difference(132, 100, 5000).told
     assert not paired_difference(0, 0, 5000).told
     assert paired_difference(5000, 0, 5000).half_width == 0
+
+
+def test_what_a_fair_coin_does_once_in_twenty_times_is_told() -> None:
+    for gained, lost in ((0, 5), (0, 6), (100, 128), (100, 130), (0, 0)):
+        # Two-sided and symmetric: both tails as far out as the smaller count.
+        count, least = gained + lost, min(gained, lost)
+        tail = sum(comb(count, k) for k in range(least + 1)) / 2**count
+        assert differ(gained, lost) == (2 * tail < 0.05), (gained, lost)

@@ -189,7 +189,7 @@ def test_control_trains_the_plain_backbone_on_for_as_long(name: str) -> None:
 
 VARIED: dict[str, dict[str, Any]] = {
     "local": {"decides": "layers", "gater": None},
-    "fixed": {"gater": "blind", "bottleneck": 1, "batch_norm": False},
+    "fixed": {"gater": "blind"},
     "soft": {"binarizer": "soft", "anneal_from": 1.0, "anneal_until": 1.0},
     "random": {
         "binarizer": "random", "rate": 0.7, "sparsity": 0.0, "anneal_from": 1.0, "anneal_until": 1.0

@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gaternet import recipes
 from gaternet.errors import UserError
 from gaternet.given_files import read_json, validate
-from gaternet.right_images import unpack
-from gaternet.training.config import Recipe, flat, recipe_to_dict
+from gaternet.right_images import Judged
+from gaternet.training.config import Recipe, flat, parts, recipe_to_dict
 
 SHORT = "-short"
 """How the names of recipes with a shortened schedule end."""
@@ -48,33 +45,14 @@ class MeasuredRun:
     wall_seconds: float | None = None
     """Of its own epochs, without those of the networks that it started from."""
     date: str | None = None
-    fingerprint: str | None = None
-    """Of the images that it was trained on."""
-    images: int | None = None
-    """Test images."""
-    packed: str | None = None
-    """Which of them it classifies rightly; see `right`."""
+    judged: Judged | None = None
+    """Which test images it classifies rightly; none where that was not kept."""
 
     def __post_init__(self) -> None:
         """Raise ValueError where the rightly classified images are not those of its error."""
-        if self.packed is not None:
-            if self.images is None:
-                raise ValueError("test_images: right_images says nothing without their number")
-            error = 100 * (1 - float(np.mean(unpack(self.packed, self.images))))
-            if abs(error - self.error) > ROUNDED:
-                raise ValueError(f"right_images: of {error:.3f} % error, not {self.error:.3f} %")
-
-    @property
-    def images_of_test(self) -> tuple[str | None, int | None]:
-        """What tells its test images from others': of which data set, and how many."""
-        return self.fingerprint, self.images
-
-    @property
-    def right(self) -> NDArray[np.bool_] | None:
-        """Which test images it classifies rightly, (N,) bool, in their order; None: not kept."""
-        if self.packed is None or self.images is None:
-            return None
-        return unpack(self.packed, self.images)
+        if self.judged and abs(self.judged.error_percent - self.error) > ROUNDED:
+            found = self.judged.error_percent
+            raise ValueError(f"judged: of {found:.3f} % error, not {self.error:.3f} %")
 
     @property
     def row(self) -> str:
@@ -104,7 +82,7 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
     try:
         told = {
             "recipe": values["recipe"],
-            "shortened": name.endswith(SHORT) or bool(full and values["epochs"] < full.epochs),
+            "shortened": name.endswith(SHORT) or bool(full and _is_shortened(values, full)),
             "error": values["test_error_percent"],
             "top5_error": values["test_top5_error_percent"],
             "epochs": values["epochs"],
@@ -119,15 +97,26 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "averaged": len(values.get("averaged", ())),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),
-            "fingerprint": (values.get("data") or {}).get("fingerprint"),
-            "images": values.get("test_images"),
-            "packed": values.get("right_images"),
+            "judged": values.get("judged"),
         }
         return validate(MeasuredRun, told)
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{file} is no result.json of a run: {error}") from None
     except KeyError as error:
         raise UserError(f"{file} says nothing of {error}: it is no result.json of a run") from None
+
+
+def _is_shortened(values: dict[str, Any], full: Recipe) -> bool:
+    """Whether a run, or what it started from, was trained for less than its recipe has."""
+    before = values["pretrain_epochs"] or {}
+    begun = zip(parts(full), full.pretrain, strict=False)
+    wanted = {part: recipes.get(name).epochs for part, name in begun}
+    less = (before[part] < epochs for part, epochs in wanted.items() if _is_count(before.get(part)))
+    return values["epochs"] < full.epochs or any(less)
+
+
+def _is_count(epochs: object) -> bool:
+    return isinstance(epochs, int)  # timm's own training is told by a word
 
 
 def _differing(settings: dict[str, Any], recipe: Recipe | None) -> list[str]:

@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from math import sqrt
 
+from scipy.stats import binomtest
+
 NORMAL = 1.96
 """Standard errors on either side of a 95 % interval."""
+
+
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,15 @@ def paired_difference(first: float, second: float, images: float) -> PairedDiffe
     value = (first - second) / images
     variance = max((first + second) / images - value**2, 0.0)
     return PairedDifference(value, NORMAL * sqrt(variance / images))
+
+
+def differ(first: int, second: int) -> bool:
+    """Whether two networks' errors on the same images differ by more than chance.
+
+    first, second: images that one network alone classifies rightly, and the other alone
+
+    McNemar's exact test, two-sided at 5 %: of the images that only one of two equally good networks
+    classifies rightly, each has half.
+    """
+    only_one = first + second
+    return bool(only_one) and float(binomtest(first, only_one).pvalue) < SIGNIFICANT

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from gaternet.measured_runs import MeasuredRun
+from gaternet.recipes import RECIPES
 from gaternet.reproduction.error_tables import ErrorTable, error_tables
 from gaternet.reproduction.report import render
 from gaternet.reproduction.results import Results
-from gaternet.right_images import pack
+from gaternet.right_images import Judged, pack
 
 PLAIN = MeasuredRun(
     recipe="cifar10/resnet20-short",
@@ -34,7 +34,7 @@ GATED = replace(
     error=8.25,
     seed=0,
     file="gated.json",
-    pretrain_epochs={"backbone": 30, "gater": 20},
+    pretrain_epochs={"backbone": 30, "gater": 30},
 )
 
 
@@ -43,8 +43,9 @@ def page_of(runs: Sequence[MeasuredRun], results: str = "../results") -> str:
 
 
 def run_of(recipe: str, *errors: float) -> list[MeasuredRun]:
+    begun: dict[str, int | str] | None = {"backbone": 30} if RECIPES[recipe].pretrain else None
     return [
-        replace(PLAIN, recipe=f"{recipe}-short", error=error, seed=seed)
+        replace(PLAIN, recipe=f"{recipe}-short", error=error, seed=seed, pretrain_epochs=begun)
         for seed, error in enumerate(errors)
     ]
 
@@ -77,7 +78,7 @@ def test_tables_say_what_was_measured() -> None:
         "an abacus",
     ]
     assert gated[3:7] == [
-        "30 + 30, gater 20 + 30",
+        "30 + 30, gater 30 + 30",
         "6.88 %",
         "8.25 %",
         "[0](../results/gated.json)",
@@ -117,9 +118,7 @@ def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
             GATED,
             recipe=f"cifar10/resnet20-{name}-short",
             error=100 * float(np.mean(~mine)),
-            images=200,
-            fingerprint="abc",
-            packed=pack(mine),
+            judged=Judged(200, "abc", pack(mine)),
         )
         for name, mine in zip(("gated", "gated-soft"), right, strict=True)
     )
@@ -127,31 +126,45 @@ def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
     steps = right[0].astype(float) - right[1]
     assert found.found.difference == pytest.approx(100 * steps.mean())
     assert found.found.half_width == pytest.approx(196 * steps.std() / 200**0.5)
-    said = table_of(gated, soft).verdict()
-    assert said.startswith("soft gates, never binarized has a higher error than ResNet-20-Gated.")
-    assert "the same 200 test images: it tells these networks apart" in said
-    several = table_of(gated, replace(gated, seed=1, error=8.0, packed=None), soft)
-    assert several.comparisons[0].found.freedom == 1  # where seeds tell, they do
-    for other in (replace(soft, fingerprint="other"), replace(soft, packed=None)):
-        assert table_of(gated, other).comparisons[0].found.half_width is None
+    table = table_of(gated, soft)
+    assert table.verdict().startswith("soft gates, never binarized has a higher error than ResNet-")
+    assert "of the same 200 test images tell these networks apart" in table.verdict()
+    assert "of the same images | higher error" in table.differences()[2]
+    assert isinstance(soft.judged, Judged)
+    for other in (None, replace(soft.judged, fingerprint="other")):
+        (found,) = table_of(gated, replace(soft, judged=other)).comparisons
+        assert found.found.half_width is None
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": None}, "says nothing without their number"),
-        ({"images": 9}, "not of 9 images"),
-        ({"error": 12.6}, "of 12.500 % error, not 12.600 %"),
-    ],
-)
-def test_images_that_are_not_those_of_the_error_are_refused(
-    changes: dict[str, Any], message: str
+@pytest.mark.parametrize(("spread", "images"), [(0.1, 200), (9.0, 0)])
+def test_wider_interval_is_told_where_there_are_two(spread: float, images: int) -> None:
+    right = np.arange(200) > 20
+    other = Judged(200, "abc", pack(np.roll(right, 10)))
+    gated = replace(GATED, error=other.error_percent, judged=replace(other, right=pack(right)))
+    soft = replace(gated, recipe="cifar10/resnet20-gated-soft-short", judged=other)
+    plain = [replace(PLAIN, seed=seed, error=9 + seed * spread) for seed in range(2)]
+    (found,) = table_of_ablations(gated, soft, *plain).comparisons
+    assert found.found.images == images
+
+
+def table_of_ablations(*runs: MeasuredRun) -> ErrorTable:
+    return next(table for table in error_tables(runs) if "one thing changed" in table.title)
+
+
+@pytest.mark.parametrize("begun", [None, {"backbone": "timm"}, {"backbone": 30, "gater": 5}])
+def test_run_that_did_not_start_as_its_recipe_does_is_in_no_table(
+    begun: dict[str, int | str] | None,
 ) -> None:
-    right = np.arange(8) > 0
-    run = replace(PLAIN, error=12.5, images=8, packed=pack(right))
-    np.testing.assert_array_equal(run.right, right)
-    with pytest.raises(ValueError, match=message):
-        replace(run, **changes)
+    other = replace(GATED, pretrain_epochs=begun, error=1.0)
+    (table,) = error_tables([PLAIN, GATED, other])
+    assert [run.error for _, runs in table.rows for run in runs] == [9.5, 8.25]
+    assert not list(error_tables([PLAIN, other]))
+
+
+def test_images_that_are_not_those_of_the_error_are_refused() -> None:
+    run = replace(PLAIN, error=12.5, judged=Judged(8, "abc", pack(np.arange(8) > 0)))
+    with pytest.raises(ValueError, match=r"of 12\.500 % error, not 12\.600 %"):
+        replace(run, error=12.6)
 
 
 def test_full_schedule_is_told_from_a_short_one_of_as_many_epochs() -> None:

@@ -92,6 +92,23 @@ def test_gated_run_is_the_one_that_train_makes(
         assert (reproduced / "runs" / name / weights).read_bytes() == alone
 
 
+def test_gated_run_behind_longer_pre_training_is_the_one_that_train_makes(
+    reproduced: Path, images: Path, here: Path, terminal: Terminal
+) -> None:
+    Path("runs").mkdir()
+    told = terminal.succeed(*words(images, "--rows", ROWS[1], "--pretrain-epochs", "2"))
+    name = f"{GATED.replace('1ep', '1ep-after-2')}"
+    measured = json.loads(Path("results", f"{name}.json").read_text())
+    assert measured["pretrain_epochs"] == {"backbone": 2, "gater": 2}
+    assert measured["epochs"] == 1
+    assert "3 runs are wanted" in told
+    command = measured["command"].split()
+    data = ("--data", str(images / "cifar10"), "--device", "cpu")
+    terminal.succeed(*command[1:], *data, "--out", "again")
+    weights = Path("checkpoints", "epoch-0001", "model.safetensors")
+    assert ("again" / weights).read_bytes() == ("runs" / Path(name) / weights).read_bytes()
+
+
 def test_ensemble_averages_what_is_there(
     reproduced: Path, images: Path, here: Path, terminal: Terminal
 ) -> None:
@@ -193,6 +210,7 @@ def test_directory_of_another_run_is_not_taken(
         (("--budget", "nan"), "no number of hours"),
         (("--short", "--rows", "cifar10/resnet164*"), "have no short schedule"),
         (("--epochs", "-2"), "epochs must be"),
+        (("--pretrain-epochs", "0"), "--pretrain-epochs 0: at least 1"),
         (("--seeds", "-3000"), "seed must be in"),
     ],
 )

@@ -1,10 +1,9 @@
 """What trials of settings are said to tell."""
 
 from dataclasses import replace
-from math import comb
 
 from gaternet.reproduction.results import Measurement, Trial, Trials
-from gaternet.reproduction.trials import told, trials_section
+from gaternet.reproduction.trials import trials_section
 
 AS_IT_IS = Trial("", True, 14.0, 12.0, 0, 0, 14.1, 19.9, 336, 9, 3, 271.3)
 
@@ -34,14 +33,6 @@ FOUND = Trials(
 def lines(found: Trials) -> list[str]:
     measured = Measurement("trials_x.json", "python x.py", "an abacus", "today", found)
     return list(trials_section([measured], "../results"))
-
-
-def test_what_a_fair_coin_does_once_in_twenty_times_is_told() -> None:
-    for gained, lost in ((0, 5), (0, 6), (100, 128), (100, 130), (0, 0)):
-        # Two-sided and symmetric: both tails as far out as the smaller count.
-        count, least = gained + lost, min(gained, lost)
-        tail = sum(comb(count, k) for k in range(least + 1)) / 2**count
-        assert told(changed("x=1", gained, lost)) == (2 * tail < 0.05), (gained, lost)
 
 
 def test_it_is_said_which_changes_matter() -> None:

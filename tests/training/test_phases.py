@@ -17,7 +17,8 @@ from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.digits import load_digits
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GaterNet
-from gaternet.training import compute, phases, starting
+from gaternet.right_images import Judged
+from gaternet.training import compute, evaluation, phases, starting
 from gaternet.training.config import Compute, Recipe, Sources
 from gaternet.training.phases import build_model, train
 from gaternet.training.run import Run, open_run
@@ -33,6 +34,7 @@ RESULT_KEYS = {
     "macs_uncounted", "hardware", "processes", "computed_with", "gate_form",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
     "parameters", "macs_per_image", "macs_needed_per_image", "gates", "changes",
+    "judged",
 }  # fmt: skip
 GATE_KEYS = {
     "total", "always_on", "always_off", "input_dependent", "mean_open", "near_threshold",
@@ -92,6 +94,9 @@ def test_plain_result(plain: Run) -> None:
         top = model((test.images / 255 - 0.3056) / 0.3756).argsort(dim=1, descending=True)
     wrong = (top[:, 0] != test.labels).double().mean()
     assert result["test_error_percent"] == pytest.approx(100 * wrong.item(), abs=1e-3)
+    judged = Judged(**result["judged"])
+    assert judged.fingerprint == test.fingerprint
+    assert judged.bits.tolist() == (top[:, 0] == test.labels).tolist()
     missed = (top[:, :5] != test.labels[:, None]).all(dim=1).double().mean()
     assert result["test_top5_error_percent"] == pytest.approx(100 * missed.item(), abs=1e-3)
 
@@ -158,14 +163,14 @@ def test_test_images_are_read_once_and_only_for_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
-    evaluate = phases.fit.__globals__["evaluate"]
+    judge = evaluation.judge
 
     def watch(model: Any, images: Any, *arguments: Any) -> Any:
         measured.append(len(images))
-        return evaluate(model, images, *arguments)
+        return judge(model, images, *arguments)
 
-    monkeypatch.setattr("gaternet.training.loop.evaluate", watch)
-    monkeypatch.setattr("gaternet.training.result.evaluate", watch)
+    monkeypatch.setattr("gaternet.training.evaluation.judge", watch)  # what `evaluate` calls
+    monkeypatch.setattr("gaternet.training.result.judge", watch)
     run_recipe(replace(JOINT, epochs=2), tmp_path / "run", SCRATCH)
     assert measured == [259] * 6 + [500]
 

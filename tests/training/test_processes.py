@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gaternet.errors import UserError
+from gaternet.right_images import Judged
 from gaternet.training.config import Sources
 from gaternet.training.evaluation import evaluate
 from gaternet.training.phases import Options, train
@@ -145,6 +146,8 @@ def test_torchrun_trains_a_recipe(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "result.json").read_text())
     assert result["processes"] == 2
+    judged = Judged(**result["judged"])
+    assert judged.error_percent == pytest.approx(result["test_error_percent"], abs=1e-3)
     # One of them wrote and spoke.
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
     assert done.stdout.count("digits/resnet8-gated: test error") == 1

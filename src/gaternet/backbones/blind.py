@@ -1,7 +1,6 @@
-"""A gater's extractor that does not look: every image has the same features.
+"""A feature extractor that does not look: every image has the same features.
 
-The gates on them are one mask for all images, trained as those of a GaterNet are: what gates that
-are chosen by image have to beat.
+What is decided from them is decided once for all images: a baseline for what looks.
 """
 
 import re
@@ -15,7 +14,10 @@ NAME = "blind"
 
 
 class Blind(nn.Module):
-    """Images (N, C, H, W) → ones (N, 1); it has no parameters and no multiply-accumulates."""
+    """Images (N, C, H, W) → zeros (N, 1); it has no parameters and no multiply-accumulates.
+
+    Of zeros exactly the biases are left behind linear layers, norms and ReLU, whatever the weights.
+    """
 
     num_features = 1
 
@@ -29,7 +31,7 @@ class Blind(nn.Module):
         return BackboneConfig(NAME, 0, channels, image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.ones_like(images[:, 0, 0, :1])
+        return torch.zeros_like(images[:, 0, 0, :1])
 
 
 def build(_: re.Match[str], config: BackboneConfig) -> Blind:

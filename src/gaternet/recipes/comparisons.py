@@ -54,10 +54,9 @@ SMALLER_GATERS = (8, 14)
 
 VARIANTS = (
     Variant("local", "each layer decides from its own input", {**NO_GATER, "decides": "layers"}),
+    # FC2's biases are the mask: of a gater that sees nothing nothing else reaches the gates.
     Variant(
-        "fixed",
-        "one mask for all images, trained alike",
-        {"gater": BLIND, "input_size": None, "bottleneck": 1, "batch_norm": False},
+        "fixed", "one mask for all images, trained alike", {"gater": BLIND, "input_size": None}
     ),
     Variant("soft", "soft gates, never binarized", {**NO_ANNEALING, "binarizer": "soft"}),
     Variant(

@@ -62,6 +62,9 @@ def wanted(request: ReproductionRequest) -> list[Job]:
     """Return all runs of a request, each once, behind those that it starts from."""
     if isnan(request.hours) or request.hours < 0:
         raise UsageError(f"--budget {request.hours} is no number of hours")
+    told = request.length.pretrain_epochs
+    if told is not None and told < 1:
+        raise UsageError(f"--pretrain-epochs {told}: at least 1")
     if not request.seeds or len(set(request.seeds)) < len(request.seeds):
         raise UsageError(f"--seeds {' '.join(map(str, request.seeds))}: give each once")
     blocks = TARGETS[request.target]()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from gaternet.paired import paired_difference
+from gaternet.paired import differ, paired_difference
 
 CONFIDENCE = 0.95
 
@@ -24,14 +24,17 @@ class Difference:
     freedom: int = 0
     """Degrees of freedom of the variance over seeds."""
     images: int = 0
-    """Test images that two networks are compared on, where there is one seed of each."""
+    """Test images that two networks are compared on, where it is said of these images."""
+    differ: bool = False
+    """Whether they differ on these images by more than chance."""
 
     @property
     def verdict(self) -> str:
         """What the data support."""
         if self.half_width is None:
             return "not to be told from one seed each"
-        if abs(self.difference) <= self.half_width:
+        told = self.differ if self.images else abs(self.difference) > self.half_width
+        if not told:
             return "not told apart"
         return "lower error" if self.difference < 0 else "higher error"
 
@@ -63,8 +66,10 @@ def compare(errors: Mapping[str, Sequence[float]], first: str, second: str) -> D
 def compare_on_images(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Difference:
     """Compare two networks on the same images: which each classifies rightly, (N,) bool.
 
-    The interval is that of other images. Other seeds would spread the difference further.
+    The interval is that of other images, and McNemar's exact test says whether they differ. Other
+    seeds would spread the difference further.
     """
     only_other, only_one = int((other & ~one).sum()), int((one & ~other).sum())
     found = paired_difference(only_other, only_one, len(one))
-    return Difference(100 * found.value, 100 * found.half_width, images=len(one))
+    told = differ(only_one, only_other)
+    return Difference(100 * found.value, 100 * found.half_width, images=len(one), differ=told)

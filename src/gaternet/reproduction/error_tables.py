@@ -37,7 +37,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ErrorTable:
-    """Runs of a block's rows that were all trained for as long."""
+    """Runs of a block's rows: all that start fresh had as long, and all that go on from these."""
 
     block: Block
     length: str
@@ -107,8 +107,9 @@ class _Phases(NamedTuple):
 def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
     names = {row.recipe for row in block.rows}
     mine = sorted((run for run in runs if run.row in names and not run.differs), key=_seed)
-    for phases in sorted({_phases(run) for run in mine}, key=_longest_first):
-        kept = [run for run in mine if _belongs(run, phases)]
+    trained = [(run, found) for run in mine if (found := _phases(run))]
+    for phases in sorted({found for _, found in trained}, key=_longest_first):
+        kept = [run for run, found in trained if _belongs(run, found, phases)]
         rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in rows if each}))
         if compared:  # what compares with nothing says nothing
@@ -116,16 +117,29 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
             yield ErrorTable(block, _told(block, phases), phases.short, found, compared)
 
 
-def _phases(run: MeasuredRun) -> _Phases:
-    before = (run.pretrain_epochs or {}).get("backbone")
-    fresh = run.epochs if before is None or isinstance(before, str) else before
-    return _Phases(fresh, run.epochs, run.recipe.endswith(SHORT))
+def _phases(run: MeasuredRun) -> _Phases | None:
+    """Return for how long a run was trained; None where it did not start as its recipe does.
+
+    From fresh weights in place of pre-trained ones, from timm's, or from networks of different
+    lengths.
+    """
+    short, begun = run.recipe.endswith(SHORT), set((run.pretrain_epochs or {}).values())
+    if not _goes_on(run):
+        return None if begun else _Phases(run.epochs, run.epochs, short)
+    before = begun.pop() if len(begun) == 1 else None
+    return _Phases(before, run.epochs, short) if isinstance(before, int) else None
 
 
-def _belongs(run: MeasuredRun, phases: _Phases) -> bool:
+def _goes_on(run: MeasuredRun) -> bool:
+    """Whether a run's recipe starts from pre-trained networks."""
+    recipe = RECIPES.get(run.recipe)
+    return bool(recipe and recipe.pretrain)
+
+
+def _belongs(run: MeasuredRun, mine: _Phases, phases: _Phases) -> bool:
     """Whether a run was trained so, or from fresh weights for as long as what others start from."""
-    mine = _phases(run)
-    return mine == phases or (not run.pretrain_epochs and mine[::2] == phases[::2])
+    alike = (mine.before, mine.short) == (phases.before, phases.short)
+    return mine == phases or (not _goes_on(run) and alike)
 
 
 def _longest_first(phases: _Phases) -> tuple[int, int, bool]:
@@ -149,16 +163,23 @@ def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Ite
     errors = {name: [run.error for run in each] for name, each in runs.items()}
     for first, second in block.comparisons:
         if first in errors and second in errors:
-            found = _on_images(runs[first], runs[second]) or compare(errors, first, second)
+            found = _wider(compare(errors, first, second), _on_images(runs[first], runs[second]))
             yield Comparison(block.row(first), block.row(second), found)
 
 
 def _on_images(one: Sequence[MeasuredRun], other: Sequence[MeasuredRun]) -> Difference | None:
-    """Compare two networks on the same images; None where seeds tell, or not all is known."""
-    if len(one) + len(other) > 2 or one[0].images_of_test != other[0].images_of_test:
+    """Compare two networks of one seed each on the same images; None where that is not known."""
+    mine, others = one[0].judged, other[0].judged
+    if len(one) + len(other) > 2 or not mine or not others or not mine.is_of_same_images(others):
         return None
-    mine, others = one[0].right, other[0].right
-    return None if mine is None or others is None else compare_on_images(mine, others)
+    return compare_on_images(mine.bits, others.bits)
+
+
+def _wider(seeds: Difference, images: Difference | None) -> Difference:
+    """Return which of two says less: that of other seeds or, if there is one, of other images."""
+    if images and images.half_width and images.half_width > (seeds.half_width or 0):
+        return images
+    return seeds
 
 
 def _cells(row: Row, runs: Sequence[MeasuredRun], results: str) -> list[str]:
@@ -200,6 +221,7 @@ def _epochs(run: MeasuredRun) -> str:
 def _compared(each: Comparison) -> list[str]:
     one, other, found = each.first, each.second, each.found
     width = "" if found.half_width is None else f" ± {found.half_width:.2f}"
+    width += ", of the same images" if found.images else ""
     printed = ""
     if one.paper_error is not None and other.paper_error is not None:
         printed = f"{one.paper_error - other.paper_error:+.2f}"
@@ -222,9 +244,9 @@ def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
     if images := max(each.images for each in found):
         yield (
-            f"Between networks of one seed each it is said of the same {images:,} test images: it "
-            "tells these networks apart, other seeds would spread them further, and of twenty "
-            "changes without effect one is told by chance."
+            f"Differences of the same {images:,} test images tell these networks apart, one seed "
+            "of each, by McNemar's exact test at 5 %. Other seeds would spread them further, so "
+            "that more than one of twenty changes without effect is told by chance."
         )
 
 

@@ -46,18 +46,23 @@ class Job:
     def name(self) -> str:
         """What its directory and its file of results are called."""
         recipe, given = self.recipe, self.given.values()
-        before = "".join(f"-after-{epochs}" for epochs in {job.recipe.epochs for job in given})
+        lengths = sorted({job.recipe.epochs for job in given})
+        before = "".join(f"-after-{epochs}" for epochs in lengths)
         return f"{recipe.name.replace('/', '-')}-{recipe.epochs}ep{before}-seed{recipe.seed}"
 
     @property
     def given(self) -> Mapping[str, "Job"]:
         """Parts that are not what the recipe would pre-train by itself: trained for longer, say."""
         recipe = self.recipe
-        return {part: job for part, job in self.parts.items() if _differs(part, job, recipe)}
+        own = {part: pretraining(part, recipe) for part in self.parts}
+        return {part: job for part, job in self.parts.items() if job.recipe != own[part]}
 
     @property
     def command(self) -> str:
-        """The command that trains the same network, after the parts that it pre-trains."""
+        """The command that trains the same network, after the parts that it pre-trains.
+
+        Those that are given lie in runs/, where `gaternet reproduce` puts them unless it is told.
+        """
         recipe = self.recipe
         told = ["--epochs", str(recipe.epochs), "--seed", str(recipe.seed)]
         for part, job in self.given.items():
@@ -125,7 +130,3 @@ def _before(part: str, joint: Recipe, length: Length) -> Recipe:
     recipe = pretraining(part, joint)
     told = length.pretrain_epochs
     return replace(recipe, epochs=recipe.epochs if told is None else told)
-
-
-def _differs(part: str, job: Job, joint: Recipe) -> bool:
-    return job.recipe != pretraining(part, joint)

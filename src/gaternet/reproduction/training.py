@@ -58,7 +58,7 @@ def check_holds(path: Path, recipe: Recipe) -> None:
     """Raise UserError where a directory holds a run that is not `recipe`'s."""
     if (path / "config.json").exists() and open_run(path).config.recipe != recipe:
         raise UserError(
-            f"{path} holds a run with other settings than {recipe.name} has: move it away"
+            f"{path} holds a run with other settings than are asked for now: move it away"
         )
 
 

@@ -2,11 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from scipy.stats import binomtest
-
-from gaternet.paired import paired_difference
+from gaternet.paired import differ, paired_difference
 from gaternet.recipes import RECIPES
-from gaternet.reproduction.comparison import CONFIDENCE
 from gaternet.reproduction.markdown import listed, table
 from gaternet.reproduction.results import Measurement, Trial, Trials
 
@@ -20,20 +17,10 @@ INTRODUCTION = """\
 What the paper leaves open is tried on training images that were held out. All runs
 start from the same pre-trained networks, one seed each, and differ in what is named; the control is
 the backbone trained on without gates. Differences are in percentage points with 95 % intervals, of
-the same images, and told by McNemar's exact test at 5 %: they tell these networks apart, other
-seeds would spread them further, and of twenty changes without effect one is told by chance. A
-default is changed only where a second seed agrees. Training errors are of augmented images under
-each run's own noise. Open gates are those of an image."""
-
-
-def told(row: Trial) -> bool:
-    """Whether a run's errors differ from the recipe's by more than chance.
-
-    McNemar's exact test, two-sided at 5 %: of the images that only one of two equally good networks
-    classifies rightly, each has half.
-    """
-    only_one = row.gained + row.lost
-    return bool(only_one) and float(binomtest(row.gained, only_one).pvalue) < 1 - CONFIDENCE
+the same images, and told by McNemar's exact test at 5 %: they tell these networks apart. Other
+seeds would spread them further, so that more than one of twenty changes without effect is told by
+chance. A default is changed only where a second seed agrees. Training errors are of augmented
+images under each run's own noise. Open gates are those of an image."""
 
 
 def trials_section(trials: Sequence[Measurement[Trials]], results: str) -> Iterator[str]:
@@ -80,9 +67,10 @@ def _cells(row: Trial, images: int) -> list[str]:
 def _verdicts(found: Trials) -> Iterator[str]:
     """Yield which changes matter, and what λ the recipe has."""
     changes = [row for row in found.rows if row.changes]
-    lower = [_named(row) for row in changes if told(row) and row.gained > row.lost]
-    higher = [_named(row) for row in changes if told(row) and row.gained < row.lost]
-    same = [_named(row) for row in changes if not told(row)]
+    told = [row for row in changes if differ(row.gained, row.lost)]
+    lower = [_named(row) for row in told if row.gained > row.lost]
+    higher = [_named(row) for row in told if row.gained < row.lost]
+    same = [_named(row) for row in changes if row not in told]
     if lower:
         yield f"A lower error than {AS_IT_IS}: {'; '.join(lower)}."
     if higher:

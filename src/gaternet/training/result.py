@@ -12,7 +12,7 @@ from gaternet.accounting import count_macs
 from gaternet.data.batches import Images
 from gaternet.data.settings import DataConfig
 from gaternet.given_files import MAX_TEXT
-from gaternet.right_images import pack
+from gaternet.right_images import Judged, pack
 from gaternet.training.compute import ComputePlan, hardware
 from gaternet.training.config import recipe_to_dict
 from gaternet.training.evaluation import judge
@@ -60,7 +60,6 @@ def errors_and_costs(
         "processes": plan.processes.count,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "test_images": found.images,
         "test_error_percent": round(found.error_percent, 3),
         "test_top5_error_percent": round(found.top5_error_percent, 3),
         "gate_form": found.form.value if found.form else None,
@@ -69,14 +68,16 @@ def errors_and_costs(
         "macs_needed_per_image": round(found.gates.needed_macs) if found.gates else macs,
         "macs_uncounted": uncounted,
         "gates": asdict(found.gates) if found.gates else None,
-        "right_images": _packed(right),
+        "judged": None if right is None else _judged(right, test.fingerprint),
     }
 
 
-def _packed(right: Tensor | None) -> str | None:
-    """Return the rightly classified images as text; None where it could not be read again."""
-    text = None if right is None else pack(right.numpy())
-    return text if text and len(text) <= MAX_TEXT else None
+def _judged(right: Tensor, fingerprint: str) -> dict[str, Any] | None:
+    """Return which images are classified rightly, (N,) bool; None of too many to be read again."""
+    text = pack(right.numpy())
+    if len(text) > MAX_TEXT:
+        return None
+    return asdict(Judged(len(right), fingerprint, text))
 
 
 def macs_per_image(model: nn.Module, data: DataConfig) -> tuple[int, dict[str, int]]:
