@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import gaternet
 from gaternet import backbones, recipes
@@ -50,7 +51,10 @@ def test_mask_is_the_last_biases_exactly(batch_norm: bool) -> None:
         logits, gates = model(torch.randn(6, 3, 32, 32))
         gaternet.gated_cross_entropy(logits, gates, torch.arange(6), sparsity=0.1).backward()
         optimizer.step()
-    biases = gater.head[-1].bias if gater.head else torch.empty(0)
+    assert gater.head is not None
+    last = gater.head[-1]
+    assert isinstance(last, nn.Linear)
+    biases = last.bias
     assert biases.unique().numel() > 56
     for training in (True, False):
         said = model.train(training).gate_logits(torch.randn(5, 3, 32, 32))

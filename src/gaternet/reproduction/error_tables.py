@@ -113,8 +113,8 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
         rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in rows if each}))
         if compared:  # what compares with nothing says nothing
-            found = tuple((row, each) for row, each in rows if each)
-            yield ErrorTable(block, _told(block, phases), phases.short, found, compared)
+            shown = tuple((row, each) for row, each in rows if each)
+            yield ErrorTable(block, _told(block, phases), phases.short, shown, compared)
 
 
 def _phases(run: MeasuredRun) -> _Phases | None:
