@@ -99,15 +99,19 @@ def test_only_runs_of_one_length_are_compared() -> None:
 def test_joint_phase_shorter_than_what_came_before_is_a_table_of_its_own() -> None:
     few = replace(GATED, epochs=5, error=8.0, file="few.json")
     soft = replace(few, recipe="cifar10/resnet20-gated-soft-short", error=7.0)
-    tables = list(error_tables([PLAIN, GATED, few, soft, replace(PLAIN, epochs=5)]))
+    control = replace(few, recipe="cifar10/resnet20-control-short", error=8.5)
+    tables = list(error_tables([PLAIN, GATED, few, control, soft, replace(PLAIN, epochs=5)]))
+    assert len(list(error_tables([PLAIN, few, control]))) == 0
     assert [table.title for table in tables] == [
         "CIFAR-10, ResNet-20, 30 epochs a phase in place of 164",
-        "CIFAR-10, ResNet-20, 30 epochs, then 5, in place of 164 each",
         "CIFAR-10, ResNet-20-Gated with one thing changed, 30 epochs, then 5, in place of 164 each",
     ]
     kept = [[run.error for _, runs in table.rows for run in runs] for table in tables]
     # The plain network of 30 epochs is what all start from.
-    assert kept == [[9.5, 8.25], [9.5, 8.0], [9.5, 8.0, 7.0]]
+    assert kept == [[9.5, 8.25], [9.5, 8.5, 8.0, 7.0]]
+    asked = [(each.first.label, each.second.label) for each in tables[1].comparisons]
+    soft_gates = "soft gates, never binarized"
+    assert asked == [(name, "ResNet-20-Gated") for name in ("ResNet-20-Control", soft_gates)]
 
 
 def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:

@@ -107,13 +107,13 @@ class _Phases(NamedTuple):
 def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
     names = {row.recipe for row in block.rows}
     mine = sorted((run for run in runs if run.row in names and not run.differs), key=_seed)
-    trained = [(run, found) for run in mine if (found := _phases(run))]
+    trained = [(run, found) for run in mine if (found := _phases(run)) and _fit(block, found)]
     for phases in sorted({found for _, found in trained}, key=_longest_first):
         kept = [run for run, found in trained if _belongs(run, found, phases)]
         rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
-        compared = tuple(_comparisons(block, {row.recipe: each for row, each in rows if each}))
+        shown = tuple((row, each) for row, each in rows if each)
+        compared = tuple(_comparisons(block, {row.recipe: each for row, each in shown}))
         if compared:  # what compares with nothing says nothing
-            shown = tuple((row, each) for row, each in rows if each)
             yield ErrorTable(block, _told(block, phases), phases.short, shown, compared)
 
 
@@ -128,6 +128,10 @@ def _phases(run: MeasuredRun) -> _Phases | None:
         return None if begun else _Phases(run.epochs, run.epochs, short)
     before = begun.pop() if len(begun) == 1 else None
     return _Phases(before, run.epochs, short) if isinstance(before, int) else None
+
+
+def _fit(block: Block, phases: _Phases) -> bool:
+    return phases.before == phases.epochs or not block.phases_alike
 
 
 def _goes_on(run: MeasuredRun) -> bool:
@@ -161,10 +165,11 @@ def _told(block: Block, phases: _Phases) -> str:
 
 def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Iterator[Comparison]:
     errors = {name: [run.error for run in each] for name, each in runs.items()}
-    for first, second in block.comparisons:
-        if first in errors and second in errors:
-            found = _wider(compare(errors, first, second), _on_images(runs[first], runs[second]))
-            yield Comparison(block.row(first), block.row(second), found)
+    possible = [pair for pair in block.comparisons if errors.keys() >= set(pair)]
+    beside = [pair for pair in block.beside if errors.keys() >= set(pair)]
+    for first, second in [*beside, *possible] if possible else ():
+        found = _wider(compare(errors, first, second), _on_images(runs[first], runs[second]))
+        yield Comparison(block.row(first), block.row(second), found)
 
 
 def _on_images(one: Sequence[MeasuredRun], other: Sequence[MeasuredRun]) -> Difference | None:

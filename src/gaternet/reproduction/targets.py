@@ -35,6 +35,10 @@ class Block:
     rows: tuple[Row, ...]
     comparisons: tuple[tuple[str, str], ...]
     """Recipes, the first measured against the second."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """The same, asked only where one of the comparisons can be answered."""
+    phases_alike: bool = True
+    """Whether what goes on from trained networks is to be trained for as long as these were."""
 
     def row(self, recipe: str) -> Row:
         """Return the row of a recipe."""
@@ -57,8 +61,10 @@ def ablations() -> tuple[Block, ...]:
         Row("ResNet-20-Gated", gated),
         *(Row(title, name) for name, title in varied.items()),
     )
-    asked = tuple((name, gated) for name in varied)  # the control is table 1's question
-    return (Block("CIFAR-10, ResNet-20-Gated with one thing changed", rows, asked),)
+    asked = tuple((name, gated) for name in varied)
+    title = "CIFAR-10, ResNet-20-Gated with one thing changed"
+    # By itself the control is table 1's question.
+    return (Block(title, rows, asked, beside=((control, gated),), phases_alike=False),)
 
 
 TARGETS = {"table1": table1, "ablations": ablations}
