@@ -127,6 +127,7 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "averaged": 0,
         "wall_seconds": None,
         "date": None,
+        "training_error": None,
         "judged": None,
     }
     assert plain.measured is not None

@@ -45,6 +45,8 @@ class MeasuredRun:
     wall_seconds: float | None = None
     """Of its own epochs, without those of the networks that it started from."""
     date: str | None = None
+    training_error: float | None = None
+    """Percent, of the last epoch's augmented images under training's gates."""
     judged: Judged | None = None
     """Which test images it classifies rightly; none where that was not kept."""
 
@@ -97,6 +99,7 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "averaged": len(values.get("averaged", ())),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),
+            "training_error": values.get("training_error_percent"),
             "judged": values.get("judged"),
         }
         return validate(MeasuredRun, told)

@@ -61,11 +61,12 @@ def rows(page: str) -> list[list[str]]:
 
 
 def test_tables_say_what_was_measured() -> None:
-    runs = [PLAIN, replace(PLAIN, error=9.9, seed=1000, wall_seconds=9000, file="b.json"), GATED]
+    other = replace(PLAIN, error=9.9, seed=1000, wall_seconds=9000, file="b.json")
+    runs = [PLAIN, replace(other, training_error=2.5), GATED]
     page = page_of(runs)
     assert "## CIFAR-10, ResNet-20, 30 epochs a phase in place of 164" in page
     head, _, plain, gated, _, _, compared = rows(page)
-    assert head[3:7] == ["epochs", "paper's error", "test error", "seeds"]
+    assert head[3:8] == ["epochs", "paper's error", "test error", "seeds", "training error"]
     assert plain == [
         "ResNet-20",
         "0.27 M",
@@ -74,6 +75,7 @@ def test_tables_say_what_was_measured() -> None:
         "8.06 %",
         "9.70 ± 0.28 %",
         "[1000](../results/b.json), [2000](../results/plain.json)",
+        "2.50 %",
         "2.5, 1.5",
         "an abacus",
     ]

@@ -34,7 +34,7 @@ RESULT_KEYS = {
     "macs_uncounted", "hardware", "processes", "computed_with", "gate_form",
     "torch", "date", "wall_seconds", "test_error_percent", "test_top5_error_percent",
     "parameters", "macs_per_image", "macs_needed_per_image", "gates", "changes",
-    "judged",
+    "judged", "training_error_percent",
 }  # fmt: skip
 GATE_KEYS = {
     "total", "always_on", "always_off", "input_dependent", "mean_open", "near_threshold",
@@ -105,6 +105,7 @@ def test_joint_result(joint: Run) -> None:
     result = joint.result
     assert result is not None
     assert result.keys() == RESULT_KEYS
+    assert result["training_error_percent"] == joint.metrics()[-1]["error_percent"] > 0
     assert result["pretrain_epochs"] == {"backbone": 1, "gater": 1}
     assert result["settings"]["gating"]["sparsity"] == 1.0
     gates = result["gates"]

@@ -13,7 +13,7 @@ from gaternet.reproduction.targets import TARGETS, Block, Row
 
 HEADS = (
     *("network", "parameters", "multiply-accumulates", "epochs", "paper's error", "test error"),
-    *("seeds", "hours", "hardware"),
+    *("seeds", "training error", "hours", "hardware"),
 )
 NOTE = """\
 The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
@@ -188,9 +188,7 @@ def _wider(seeds: Difference, images: Difference | None) -> Difference:
 
 
 def _cells(row: Row, runs: Sequence[MeasuredRun], results: str) -> list[str]:
-    errors = [run.error for run in runs]
-    deviation = spread(errors)
-    shown = f"{mean(errors):.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
+    trained = [run.training_error for run in runs if run.training_error is not None]
     hours = [f"{run.wall_seconds / 3600:.1f}" for run in runs if run.wall_seconds is not None]
     return [
         row.label,
@@ -198,11 +196,20 @@ def _cells(row: Row, runs: Sequence[MeasuredRun], results: str) -> list[str]:
         _macs(runs),
         "; ".join(dict.fromkeys(_epochs(run) for run in runs)),
         "" if row.paper_error is None else f"{row.paper_error:.2f} %",
-        f"{shown} %",
+        _mean([run.error for run in runs]),
         ", ".join(f"[{run.seed}]({results}/{run.file})" for run in runs),
+        _mean(trained),
         ", ".join(hours),
         "; ".join(sorted({run.hardware for run in runs})),
     ]
+
+
+def _mean(errors: Sequence[float]) -> str:
+    """Return the mean of seeds with their standard deviation, where there are several."""
+    if not errors:
+        return ""
+    deviation = spread(errors)
+    return f"{mean(errors):.2f}{'' if deviation is None else f' ± {deviation:.2f}'} %"
 
 
 def _macs(runs: Sequence[MeasuredRun]) -> str:

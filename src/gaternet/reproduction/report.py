@@ -30,10 +30,11 @@ width of a 95 % interval: Student's t, the variance over seeds pooled over the n
 runs that start from the same networks taken for independent, no correction for asking several
 questions. Where there is one seed of each, the interval of the same test images is given if it is
 wider: that tells these networks apart, and not what other seeds would do. The paper prints one
-figure a row, and no spread. Multiply-accumulates are of one image with every filter computed, the
-gater's included; needed are those that are left when closed filters are skipped. Hours are those of
-the last phase of each run, on a machine with other work: they are no measure of what a network
-costs.
+figure a row, and no spread. Training errors are the last epoch's, of augmented images under
+training's gates, where they were kept. Multiply-accumulates are of one image with every filter
+computed, the gater's included; needed are those that are left when closed filters are skipped.
+Hours are those of the last phase of each run, on a machine with other work: they are no measure of
+what a network costs.
 """
 
 

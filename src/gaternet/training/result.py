@@ -29,6 +29,7 @@ def measure(
     whom else; it is empty for a network that started from fresh weights.
     """
     recipe, model = trainer.recipe, trainer.evaluated
+    epochs = run.metrics()  # of several processes only the first has written all of them by now
     kept = ("backbone", "gating", "validation", "optimizer", "schedule", "augmentation", "compute")
     settings = {name: value for name, value in recipe_to_dict(recipe).items() if name in kept}
     return {
@@ -42,7 +43,8 @@ def measure(
             "compile": trainer.plan.compile,
             "channels_last": trainer.plan.memory_format == torch.channels_last,
         },
-        "wall_seconds": round(sum(line["seconds"] for line in run.metrics())),
+        "wall_seconds": round(sum(line["seconds"] for line in epochs)),
+        "training_error_percent": epochs[-1]["error_percent"] if epochs else None,
         **errors_and_costs(model, test, recipe.data, trainer.plan),
         "settings": settings,
         "changes": list(run.config.changes),
