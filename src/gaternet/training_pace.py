@@ -17,7 +17,7 @@ from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
 from gaternet.runtime.latency import median_ranks
 from gaternet.training.compute import ComputePlan, choose_device, hardware, plan
-from gaternet.training.config import BLIND, Recipe
+from gaternet.training.config import Recipe, parts
 from gaternet.training.phases import split_probe
 from gaternet.training.run import Run, RunConfig, create_run
 from gaternet.training.saved_memory import saved_bytes
@@ -126,7 +126,7 @@ def plain_recipes(recipe: Recipe) -> dict[str, Recipe]:
     gating, data = recipe.gating, recipe.data
     plain = replace(recipe, gating=None, pretrain=())
     found = {"backbone": plain}
-    if gating and gating.gater and gating.gater != BLIND:
+    if gating and gating.gater and "gater" in parts(recipe):
         size = gating.input_size or data.image_size
         seen = replace(data, image_size=size, shorter_side=None)
         found["gater"] = replace(plain, backbone=gating.gater, data=seen)

@@ -108,7 +108,7 @@ def vary(gated: Recipe, variant: Variant) -> Recipe:
     short = "-short" if gated.name.endswith("-short") else ""
     gating = replace(gated.gating, **variant.gating)
     pretrain = gated.pretrain[: len(parts(replace(gated, gating=gating)))]
-    if gating.gater not in (None, BLIND, gated.gating.gater):
+    if len(pretrain) > 1 and gating.gater != gated.gating.gater:
         pretrain = (pretrain[0], f"{gated.data.name}/{gating.gater}{short}")
     changed = replace(
         gated,
