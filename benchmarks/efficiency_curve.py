@@ -1,4 +1,4 @@
-"""Error against multiply-accumulates and time: gated runs at several thresholds, and plain ones."""
+"""Error against multiply-accumulates and time: gated, masked and plain runs."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,8 +12,9 @@ from gaternet import accounting, checkpoint, runtime
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.model import GaterNet
-from gaternet.runtime.contestants import Contestant, Field, dense_forms
+from gaternet.runtime.contestants import Contestant, Field, dense_forms, slimmed
 from gaternet.runtime.latency import measure
+from gaternet.training.config import BLIND
 from gaternet.training.run import open_run
 from report import mistakes_told, publish
 
@@ -26,7 +27,8 @@ class Point:
     """One network at one threshold: error on test images, and what an image costs.
 
     budget: what its gates were trained for, as a share of the plain backbone
-    threshold: of the gates; None for a plain network
+    threshold: of gates that are chosen by image; None where there are none
+    one_mask: whether all images have the same gates
     macs: multiply-accumulates that an image needs, mean, the gater's included
     """
 
@@ -34,6 +36,7 @@ class Point:
     backbone: str
     epochs: int
     budget: float | None
+    one_mask: bool
     threshold: float | None
     error_percent: float
     macs: float
@@ -80,19 +83,20 @@ def _points(path: Path, data: str) -> Iterator[Point]:
     model = checkpoint.load(path)
     result = run.result or {}
     epochs = result["epochs"] + (result.get("pretrain_epochs") or {}).get("backbone", 0)
-    gated = isinstance(model, GaterNet)
-    own = model.binarizer.threshold if isinstance(model, GaterNet) else 0.0
-    for offset in THRESHOLDS if gated else (0.0,):
-        threshold = own + offset if gated else None
+    gating = run.config.recipe.gating
+    one_mask = gating is not None and gating.gater == BLIND
+    thresholds: list[float | None] = [None]
+    if isinstance(model, GaterNet) and not one_mask:
+        thresholds = [model.binarizer.threshold + offset for offset in THRESHOLDS]
+    for threshold in thresholds:
         request = EvaluationRequest(data, "test", None, threshold, "cpu")
         found = evaluate_run(path, request).evaluation
         size = run.config.recipe.data.input_size
         macs = found.gates.needed_macs if found.gates else _dense_macs(model, size)
-        recipe = run.config.recipe
-        budget = recipe.gating.budget if recipe.gating else None
-        yield Point(
-            str(path), recipe.backbone, epochs, budget, threshold, found.error_percent, macs
-        )
+        budget = gating.budget if gating else None
+        backbone = run.config.recipe.backbone
+        error = found.error_percent
+        yield Point(str(path), backbone, epochs, budget, one_mask, threshold, error, macs)
 
 
 def _dense_macs(model: nn.Module, size: tuple[int, int, int]) -> int:
@@ -101,13 +105,22 @@ def _dense_macs(model: nn.Module, size: tuple[int, int, int]) -> int:
 
 @torch.no_grad()
 def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
-    """Return how a point can run: compiled here where it is gated, any way where it is plain."""
+    """Return how a point can run: compiled here where it is gated, any way where it is plain.
+
+    Of one mask for all images a plain network is left, without what the mask closes.
+    """
     path = Path(point.run)
     model, run = checkpoint.load(path), open_run(path)
     found = split_images(run, data, "test")
     images: Tensor = next(normalised_batches(found, run.config.recipe.data, "cpu", batch))
-    if not isinstance(model, GaterNet) or point.threshold is None:
+    if not isinstance(model, GaterNet):
         return dense_forms(model, images).contestants
+    if point.threshold is None:
+        logits, gates = model(images)
+        size = run.config.recipe.data.input_size
+        small = slimmed(model.backbone, model.points, gates, size)
+        torch.testing.assert_close(small(images), logits, rtol=1e-3, atol=1e-3)
+        return dense_forms(small, images).contestants
     model.binarizer.threshold = point.threshold
     compiled = runtime.compile(model, images)
     share = float(compiled.decide(images).mean())

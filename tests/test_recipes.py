@@ -192,7 +192,7 @@ VARIED: dict[str, dict[str, Any]] = {
     "fixed": {"gater": "blind"},
     "soft": {"binarizer": "soft", "anneal_from": 1.0, "anneal_until": 1.0},
     "random": {
-        "binarizer": "random", "rate": 0.7, "sparsity": 0.0, "anneal_from": 1.0, "anneal_until": 1.0
+        "binarizer": "random", "rate": 0.8, "sparsity": 0.0, "anneal_from": 1.0, "anneal_until": 1.0
     },
     "straight-through": {"binarizer": "straight-through", "anneal_from": 1.0, "anneal_until": 1.0},
     "gumbel-sigmoid": {"binarizer": "gumbel-sigmoid"},

@@ -381,7 +381,7 @@ def bench_train(
 
 
 def reproduce(
-    target: Positional[Literal["table1", "ablations"]],
+    target: Positional[Literal["table1", "ablations", "efficient"]],
     data: Path | None = None,
     rows: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
@@ -400,8 +400,9 @@ def reproduce(
     run of seed S starts from plain ones of seeds S + 2000 and S + 1000.
 
     Args:
-        target: table1 (the paper's, and the plain network trained on for as long), or ablations
-            (ResNet-20-Gated with one thing changed).
+        target: table1 (the paper's, and the plain network trained on for as long), ablations
+            (ResNet-20-Gated with one thing changed), or efficient (gates on several budgets of
+            multiply-accumulates, one mask for all images on the same, and smaller networks).
         data: Folder that holds cifar10/ and cifar100/; none: their names on the hub.
         rows: Recipes of the target, such as cifar10/resnet20-gated or 'cifar10/*'; none: all.
         seeds: Of the gated networks and the controls.

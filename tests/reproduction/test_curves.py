@@ -48,6 +48,27 @@ def test_networks_are_told_from_those_of_as_many_epochs() -> None:
     )
 
 
+def test_one_mask_for_all_images_is_no_plain_network_and_has_one_point() -> None:
+    gated = CURVE["rows"][3]
+    mask = gated | {"run": "runs/mask", "one_mask": True, "threshold": None, "error_percent": 15.0}
+    narrow = CURVE["rows"][0] | {"run": "runs/narrow", "backbone": "resnet20-narrow", "macs": 1e7}
+    curve = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"], narrow, mask]})
+    measured = Measurement("efficiency_x.json", "python x.py", "an abacus", "today", curve)
+    lines = list(curve_section([measured], "../results", "figures"))
+    named = [
+        line for line in lines if line.startswith("| ResNet-20, budget 0.5, one mask | 12 |  |")
+    ]
+    assert len(named) == 1
+    assert any(line.startswith("| ResNet-20-Narrow | 12 |  |") for line in lines)
+    assert lines[-2].startswith("Of the 3 plain, 1 masked and 2 gated points of 12 epochs")
+    # 15 less 15.60: the line is that of the plain networks alone.
+    assert "ResNet-20, budget 0.5 -1.6; ResNet-20, budget 0.5, one mask -0.6." in lines[-2]
+    assert [line.get_label() for line in curve_figure(curve).axes[0].lines] == [
+        *("plain, 6 epochs", "plain, 12 epochs", "one mask, 12 epochs"),
+        "ResNet-20, budget 0.5, 12 epochs",
+    ]
+
+
 def test_what_is_cheaper_than_every_plain_network_is_compared_with_no_line() -> None:
     rows = [row for row in CURVE["rows"] if row["run"] != "runs/small"]
     curve = validate(Curve, {"batch": 1, "rows": rows})

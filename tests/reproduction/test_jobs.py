@@ -3,7 +3,7 @@
 from gaternet import paper, recipes
 from gaternet.ledger import recipe_name
 from gaternet.reproduction.jobs import Job, Length, jobs_of, with_parts
-from gaternet.reproduction.targets import Block, ablations, table1
+from gaternet.reproduction.targets import Block, ablations, efficient, table1
 
 SHORT = Length(short=True, epochs=30)
 
@@ -103,3 +103,27 @@ def test_joint_phases_may_be_shorter_than_what_they_start_from() -> None:
     assert [job.name for job in gated.parts.values()] == gated.command.replace("runs/", "").split()[
         -3::2
     ]
+
+
+def test_smaller_networks_are_trained_for_as_long_as_others_before_and_with_gates() -> None:
+    (block,) = efficient()
+    length = Length(short=True, epochs=15, pretrain_epochs=30)
+    found = {job.recipe.name: job for job in jobs(block, seeds=(1,), length=length)}
+    by_epochs = {
+        epochs: {name for name, job in found.items() if job.recipe.epochs == epochs}
+        for epochs in (15, 30, 45)
+    }
+    assert by_epochs[30] == {"cifar10/resnet20-short", "cifar10/resnet8-narrow-short"}
+    assert by_epochs[45] == {f"cifar10/resnet{name}-short" for name in ("8", "14", "20-narrow")}
+    assert sum(map(len, by_epochs.values())) == len(found)
+    assert {job.recipe.epochs for job in jobs(block, length=Length())} == {164, 328}
+    budgets = [
+        (gating.gater, gating.budget)
+        for row in block.rows
+        if (gating := found[f"{row.recipe}-short"].recipe.gating)
+    ]
+    assert budgets == [
+        (gater, budget) for gater in ("resnet8-narrow", "blind") for budget in (0.5, 0.35, 0.7)
+    ]
+    one_mask = found["cifar10/resnet20-efficient-fixed-budget-35-short"]
+    assert set(one_mask.parts) == {"backbone"}

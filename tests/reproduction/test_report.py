@@ -116,6 +116,30 @@ def test_joint_phase_shorter_than_what_came_before_is_a_table_of_its_own() -> No
     assert asked == [(name, "ResNet-20-Gated") for name in ("ResNet-20-Control", soft_gates)]
 
 
+def test_baseline_of_all_epochs_is_in_the_table_of_what_was_trained_in_two_phases() -> None:
+    gated = replace(GATED, recipe="cifar10/resnet20-efficient-short", epochs=15, error=9.0)
+    fixed = replace(gated, recipe="cifar10/resnet20-efficient-fixed-short", error=10.0)
+    small = replace(PLAIN, recipe="cifar10/resnet14-short", epochs=45, error=9.2)
+    others = [replace(small, epochs=epochs) for epochs in (15, 30)]
+    (table,) = error_tables([PLAIN, gated, fixed, small, *others, replace(PLAIN, epochs=45)])
+    assert table.title == (
+        "CIFAR-10, ResNet-20 with gates that save multiply-accumulates, 30 epochs, then 15, "
+        "in place of 164 each"
+    )
+    kept = {row.label: [run.epochs for run in runs] for row, runs in table.rows}
+    assert kept == {
+        "ResNet-20": [30],
+        "ResNet-20, budget 0.5": [15],
+        "ResNet-14": [45],
+        "one mask, budget 0.5": [15],
+    }
+    (asked,) = table.comparisons
+    assert (asked.first.label, asked.second.label) == (
+        "ResNet-20, budget 0.5",
+        "one mask, budget 0.5",
+    )
+
+
 def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
     right = np.ones((2, 200), dtype=bool)
     right[0, :10] = right[1, 4:30] = False  # 4 only the second classifies rightly, 20 the first

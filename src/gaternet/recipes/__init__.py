@@ -30,7 +30,7 @@ _ALL = (
     *(comparisons.vary(r, variant) for r in _VARIED for variant in comparisons.VARIANTS),
     comparisons.vary(_RESNET101, comparisons.CONVNET_AIG),
     *(
-        comparisons.smaller_gater(recipe, f"resnet{depth}", f"smaller gater, ResNet-{depth}")
+        comparisons.smaller(recipe, f"resnet{depth}", f"ResNet-{depth}")
         for recipe in (*resnet.TABLE1, *resnet.SHORTENED)
         if recipe.name in ("cifar10/resnet20", "cifar10/resnet20-short")
         for depth in comparisons.SMALLER_GATERS

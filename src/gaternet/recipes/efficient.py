@@ -4,11 +4,16 @@ from dataclasses import replace
 
 from gaternet.data.settings import CIFAR10
 from gaternet.recipes import imagenet, resnet
-from gaternet.recipes.comparisons import smaller_gater
+from gaternet.recipes.comparisons import ONE_MASK, Variant, smaller, vary
 from gaternet.training.config import Gating, Optimizer, Recipe
 
 BUDGET = 0.5
 """Of the plain backbone's multiply-accumulates."""
+
+OTHER_BUDGETS = tuple(
+    Variant(f"budget-{percent}", f"a budget of {percent} %", {"budget": percent / 100})
+    for percent in (35, 70)
+)
 
 GATING = Gating(
     gater="resnet8-narrow",
@@ -51,6 +56,12 @@ def _on_cifar(plain: Recipe) -> Recipe:
     )
 
 
+def _with_budgets(efficient: Recipe) -> list[Recipe]:
+    """Return the recipe, one mask for all images in its place, and both with other budgets."""
+    found = [efficient, vary(efficient, ONE_MASK)]
+    return found + [vary(each, budget) for each in found for budget in OTHER_BUDGETS]
+
+
 def _on_imagenet() -> list[Recipe]:
     plain = imagenet.resnet(
         "resnet50", "timm/resnet50", "not in the paper: ResNet-50 on ImageNet, plain"
@@ -86,10 +97,11 @@ _PLAIN = [
 ]
 RECIPES = [
     *(
-        smaller_gater(recipe, "resnet8-narrow", "gater half as wide, ResNet-8")
+        smaller(recipe, f"resnet{depth}-narrow", f"ResNet-{depth}, half as wide,")
         for recipe in _PLAIN
         if recipe.backbone == "resnet20"
+        for depth in (8, 20)
     ),
-    *(_on_cifar(recipe) for recipe in _PLAIN),
+    *(each for recipe in _PLAIN for each in _with_budgets(_on_cifar(recipe))),
     *_on_imagenet(),
 ]

@@ -17,7 +17,7 @@ SIGNS = ("o", "^", "v", "D", "P", "X")
 
 
 def curve_figure(curve: Curve) -> Figure:
-    """Draw the networks of a curve: plain ones by their epochs, and each gated one's thresholds."""
+    """Draw networks: plain ones and masks by their epochs, and each gated one's thresholds."""
     with rc_context(style.SETTINGS):
         figure = Figure(figsize=(style.PAGE, style.HEIGHT + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
@@ -38,15 +38,27 @@ def curve_figure(curve: Curve) -> Figure:
 
 def _series(points: Sequence[CurvePoint]) -> Iterator[tuple[str, list[CurvePoint], Any]]:
     """Yield the name, points and look of each line."""
-    plain = sorted((p for p in points if p.threshold is None), key=lambda p: (p.epochs, p.macs))
+    plain = sorted((p for p in points if p.plain), key=_epochs_and_macs)
     most = max((point.epochs for point in plain), default=0)
-    for epochs, found in groupby(plain, key=lambda point: point.epochs):
+    for epochs, found in groupby(plain, key=_epochs):
         face = style.BLACK if epochs == most else "white"
         look = {"marker": "s", "color": style.BLACK, "ms": 4, "lw": 1, "mfc": face, "mew": 0.8}
         yield f"plain, {epochs} epochs", list(found), look
+    masks = sorted((p for p in points if p.one_mask), key=_epochs_and_macs)
+    for epochs, found in groupby(masks, key=_epochs):
+        look = {"marker": "d", "color": style.BLACK, "ms": 5, "lw": 1, "ls": "--"}
+        yield f"one mask, {epochs} epochs", list(found), look
     gated = [point for point in points if point.threshold is not None]
     for place, run in enumerate(dict.fromkeys(point.run for point in gated)):
         mine = sorted((p for p in gated if p.run == run), key=lambda p: p.macs)
         colour, sign = COLOURS[place % len(COLOURS)], SIGNS[place % len(SIGNS)]
         look = {"marker": sign, "color": colour, "ms": 3.5, "lw": 1}
         yield f"{label(mine[0])}, {mine[0].epochs} epochs", mine, look
+
+
+def _epochs(point: CurvePoint) -> int:
+    return point.epochs
+
+
+def _epochs_and_macs(point: CurvePoint) -> tuple[int, float]:
+    return point.epochs, point.macs

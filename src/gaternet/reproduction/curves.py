@@ -15,10 +15,12 @@ HEADS = (
 
 INTRODUCTION = """\
 Gated networks at several thresholds, the logit from which a gate is open (the middle one is what
-each was trained for), beside plain ones, one run each. Multiply-accumulates are what a test image
-needs on average, the gater's included; epochs are the backbone's, before and with gates. Times are
-medians with 95 % intervals, measured in turns: of plain networks the fastest way to run them, of
-gated ones this package's runtime. Two processes may differ by more than an interval."""
+each was trained for), beside plain ones, and beside one mask for all images that was trained to the
+same budget, one run each. Multiply-accumulates are what a test image needs on average, the gater's
+included; epochs are the backbone's, before and with gates. Times are medians with 95 % intervals,
+measured in turns: of gated networks this package's runtime; of plain ones, and of what a mask
+leaves when its closed filters are taken out, the fastest way to run them. Two processes may differ
+by more than an interval."""
 
 
 def curve_section(
@@ -37,13 +39,13 @@ def curve_section(
 
 def label(point: CurvePoint) -> str:
     """Return what a network is called: ResNet-20, budget 0.5."""
-    name = point.backbone
-    if name.removeprefix("resnet").isdecimal():
-        name = f"ResNet-{name.removeprefix('resnet')}"
-    if point.threshold is None:
+    family, dash, variant = point.backbone.partition("-")
+    depth = family.removeprefix("resnet")
+    name = f"{f'ResNet-{depth}' if depth.isdecimal() else family}{dash}{variant.title()}"
+    if point.plain:
         return name
     told = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]
-    return f"{name}, {told}"
+    return f"{name}, {told}{', one mask' if point.one_mask else ''}"
 
 
 def unbeaten(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> list[CurvePoint]:
@@ -86,10 +88,16 @@ def _cells(point: CurvePoint) -> list[str]:
 
 def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
     """Yield which networks of as many epochs as the gated ones have had no other beats."""
-    for epochs in sorted({point.epochs for point in points if point.threshold is not None}):
+    for epochs in sorted({point.epochs for point in points if not point.plain}):
         rivals = [point for point in points if point.epochs == epochs]
-        plain = sum(point.threshold is None for point in rivals)
-        counted = f"{plain} plain and {len(rivals) - plain} gated points"
+        plain = sum(point.plain for point in rivals)
+        masks = sum(point.one_mask for point in rivals)
+        chosen = f"{len(rivals) - plain - masks} gated points"
+        counted = (
+            f"{plain} plain, {masks} masked and {chosen}"
+            if masks
+            else f"{plain} plain and {chosen}"
+        )
         yield f"Of the {counted} of {epochs} epochs, on the Pareto front of test error and"
         yield f"multiply-accumulates: {_front(rivals, _macs)}. On that of error and time:"
         yield f"{_front(rivals, _milliseconds)}."
@@ -101,10 +109,11 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
 def _beside_plain(points: Sequence[CurvePoint]) -> Iterator[str]:
     """Yield how gated networks' errors differ from what plain ones have at as many operations.
 
-    A network's thresholds lie evenly on both sides of the one that it was trained for.
+    Those of one mask as well. A network's thresholds lie evenly on both sides of the one that it
+    was trained for.
     """
-    plain = sorted((point for point in points if point.threshold is None), key=_macs)
-    gated = [point for point in points if point.threshold is not None]
+    plain = sorted((point for point in points if point.plain), key=_macs)
+    gated = [point for point in points if not point.plain]
     for run in dict.fromkeys(point.run for point in gated):
         mine = sorted((point for point in gated if point.run == run), key=_macs)
         own = mine[len(mine) // 2]

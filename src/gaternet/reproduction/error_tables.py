@@ -109,7 +109,7 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
     mine = sorted((run for run in runs if run.row in names and not run.differs), key=_seed)
     trained = [(run, found) for run in mine if (found := _phases(run)) and _fit(block, found)]
     for phases in sorted({found for _, found in trained}, key=_longest_first):
-        kept = [run for run, found in trained if _belongs(run, found, phases)]
+        kept = [run for run, found in trained if _belongs(block, run, found, phases)]
         rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
         shown = tuple((row, each) for row, each in rows if each)
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in shown}))
@@ -140,10 +140,13 @@ def _goes_on(run: MeasuredRun) -> bool:
     return bool(recipe and recipe.pretrain)
 
 
-def _belongs(run: MeasuredRun, mine: _Phases, phases: _Phases) -> bool:
-    """Whether a run was trained so, or from fresh weights for as long as what others start from."""
-    alike = (mine.before, mine.short) == (phases.before, phases.short)
-    return mine == phases or (not _goes_on(run) and alike)
+def _belongs(block: Block, run: MeasuredRun, mine: _Phases, phases: _Phases) -> bool:
+    """Whether a run was trained so, or from fresh weights for as long as its row says."""
+    if _goes_on(run):
+        return mine == phases
+    together = phases.before + phases.epochs
+    expected = together if block.row(run.row).as_long else phases.before
+    return (mine.before, mine.short) == (expected, phases.short)
 
 
 def _longest_first(phases: _Phases) -> tuple[int, int, bool]:

@@ -28,11 +28,16 @@ class Length:
     """Of networks that start from fresh weights, those that others start from among them; none: as
     many as every phase has."""
 
-    def of(self, recipe: Recipe) -> int:
-        """Return for how many epochs a recipe is trained."""
-        starts_fresh = not recipe.pretrain
-        told = self.pretrain_epochs if starts_fresh else None
-        return next(each for each in (told, self.epochs, recipe.epochs) if each is not None)
+    def of(self, recipe: Recipe, *, as_long: bool = False) -> int:
+        """Return for how many epochs a recipe is trained.
+
+        as_long: see `Row`
+        """
+        joint = recipe.epochs if self.epochs is None else self.epochs
+        if recipe.pretrain:
+            return joint
+        before = joint if self.pretrain_epochs is None else self.pretrain_epochs
+        return before + joint if as_long else before
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def _job(row: Row, name: str, seed: int, length: Length) -> Job:
     recipe = recipes.get(name)
     if not recipe.pretrain:
         seed += SEED_OFFSETS["backbone"]  # a plain network is its gated one's backbone
-    recipe = replace(recipe, seed=seed, epochs=length.of(recipe))
+    recipe = replace(recipe, seed=seed, epochs=length.of(recipe, as_long=row.as_long))
     started = parts(recipe)[: len(recipe.pretrain)]
     jobs = {part: Job(_before(part, recipe, length), {}) for part in started}
     if not row.averages:

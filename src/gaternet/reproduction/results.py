@@ -79,9 +79,11 @@ class Trials:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A network at a threshold, None for a plain one: error on test images, and what one costs.
+    """A network at a threshold: error on test images, and what one costs.
 
     epochs: of the backbone, those before the gates included
+    threshold: of gates that are chosen by image; None where there are none
+    one_mask: whether all images have the same gates
     budget: what the gates were trained for, as a share of the plain backbone
     macs: multiply-accumulates that an image needs, mean, the gater's included
     median_ms, interval_ms: of a batch, in the form that was fastest
@@ -97,6 +99,12 @@ class CurvePoint:
     median_ms: float
     interval_ms: tuple[float, float]
     budget: float | None = None
+    one_mask: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has no gates at all."""
+        return self.threshold is None and not self.one_mask
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from gaternet import paper
 from gaternet.ledger import recipe_name
 from gaternet.measured_runs import SHORT
 from gaternet.recipes import RECIPES
-from gaternet.recipes.comparisons import VARIANTS
+from gaternet.recipes.comparisons import ONE_MASK, VARIANTS
+from gaternet.recipes.efficient import OTHER_BUDGETS
 
 DEPTHS = (20, 56, 164)
 DATASETS = ("cifar10", "cifar100")
@@ -25,6 +26,9 @@ class Row:
     averages: str | None = None
     """Recipe of a gated network: the two that it starts from are averaged, and nothing is trained;
     none: the row is trained by its own recipe."""
+    as_long: bool = False
+    """Whether it is trained from fresh weights for as long as others before their gates and with
+    them together; otherwise for as long as these before."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,27 @@ def ablations() -> tuple[Block, ...]:
     return (Block(title, rows, asked, beside=((control, gated),), phases_alike=False),)
 
 
-TARGETS = {"table1": table1, "ablations": ablations}
+def efficient() -> tuple[Block, ...]:
+    """ResNet-20 on CIFAR-10 with gates that save multiply-accumulates, beside smaller networks."""
+    plain = "cifar10/resnet20"
+    gated, control = f"{plain}-efficient", f"{plain}-control"
+    fixed = f"{gated}-{ONE_MASK.suffix}"
+    smaller = {f"cifar10/resnet{name}": name for name in ("8", "20-narrow", "14")}
+    budgets = {"0.5": "", **{f"{v.gating['budget']:g}": f"-{v.suffix}" for v in OTHER_BUDGETS}}
+    rows = (
+        Row("ResNet-20", plain),
+        Row("ResNet-20-Control", control),
+        *(Row(f"ResNet-20, budget {told}", gated + end) for told, end in budgets.items()),
+        *(Row(f"ResNet-{name.title()}", each, as_long=True) for each, name in smaller.items()),
+        *(Row(f"one mask, budget {told}", fixed + end) for told, end in budgets.items()),
+    )
+    masks = tuple((gated + end, fixed + end) for end in budgets.values())
+    whole = tuple((gated + end, control) for end in budgets.values())
+    title = "CIFAR-10, ResNet-20 with gates that save multiply-accumulates"
+    return (Block(title, rows, masks + whole, phases_alike=False),)
+
+
+TARGETS = {"table1": table1, "ablations": ablations, "efficient": efficient}
 
 
 def recipe_of(row: Row, *, short: bool) -> str | None:
