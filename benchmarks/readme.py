@@ -57,10 +57,10 @@ def errors(found: Results) -> Iterator[str]:
 
 
 def gates(found: Results) -> Iterator[str]:
-    """Yield what the gates of the first analyzed run do, and the accuracy under others."""
+    """Yield what the gates of the best analyzed run do, and the accuracy under others."""
     if not found.behaviours:
         raise UserError(f"{RESULTS} holds no findings_*.json: run benchmarks/findings.py")
-    measured = found.behaviours[0]
+    measured = max(found.behaviours, key=lambda each: each.found.accuracy)
     gates = measured.found
     on, off = (
         sum(getattr(each, kind) for each in gates.layers) for kind in ("always_on", "always_off")

@@ -150,3 +150,20 @@ def test_the_run_is_named_by_its_files() -> None:
     assert "with seed 0, 30 epochs in" in "\n".join(
         findings_section([measured], others, "../results", "figures")
     )
+
+
+def test_seeds_stand_together_and_the_best_one_has_the_figures() -> None:
+    swap = BEHAVIOUR["swaps"][1] | {"accuracy": 0.1, "followed": 0.5}
+    others = ({"seed": 1, "accuracy": 0.95}, {"seed": 2, "epochs": 5}, {"swaps": [swap]})
+    measured = [
+        Measurement(f"findings_{n}.json", "x.py", "abacus", "today", validate(Behaviour, made))
+        for n, made in enumerate(BEHAVIOUR | each for each in others)
+    ]
+    text = "\n".join(findings_section(measured, [], "../results", "figures"))
+    assert text.count("## What the gates do: ") == 2
+    assert "over the prediction: holds for seed 1, does not hold for seed 0\n" in text
+    assert "### Images of a class use similar gates: holds\n" in text
+    assert text.index("\nSeed 1: ") < text.index("\nSeed 0: ") < text.index("\nHere: ")
+    assert "(figures/findings_0-kinds.png)" in text
+    assert "(figures/findings_1-kinds.png)" in text
+    assert "(figures/findings_2-kinds.png)" not in text

@@ -30,8 +30,8 @@ The paper judges by eye, and the gates of ResNet-164-Gated: 1,567 of its 7,200 g
 on the image, and an image opens 5,453 (76 %) on average. Here a trend with depth is Kendall's τ
 over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; and a
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
-Kolmogorov's distance. All of it is of one network, with no correction for asking several
-questions."""
+Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
+questions; figures are of the one with the lowest error."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,47 @@ def findings_section(
     pictures: str,
 ) -> Iterator[str]:
     """Yield the lines on gates; results, pictures: folders, seen from the page."""
-    for measured in behaviours:
-        yield f"## {TITLE}: {measured.found.recipe}"
+    for networks in trained_alike(behaviours):
+        yield f"## {TITLE}: {networks[0].found.recipe}"
         yield ""
-        yield _subject(measured, runs, results)
-        yield ""
+        for measured in networks:
+            yield _subject(measured, runs, results)
+            yield ""
         yield RULES
         yield ""
-        for finding in findings(measured.found):
-            yield f"### {finding.title}: {finding.verdict}"
-            yield ""
-            yield f"Paper: {finding.paper}"
-            yield ""
-            yield f"Here: {finding.here}"
-            yield ""
-            if finding.figure:
-                yield f"![{finding.caption}]({pictures}/{measured.name}-{finding.figure}.png)"
+        seeds = [measured.found.seed for measured in networks]
+        for found in zip(*(findings(measured.found) for measured in networks), strict=True):
+            yield from _told_of(dict(zip(seeds, found, strict=True)))
+            if figure := found[0].figure:
+                yield f"![{found[0].caption}]({pictures}/{networks[0].name}-{figure}.png)"
                 yield ""
+
+
+def trained_alike(
+    behaviours: Sequence[Measurement[Behaviour]],
+) -> list[list[Measurement[Behaviour]]]:
+    """Return networks by how they were trained and what their gates were asked on, best first."""
+    groups: dict[tuple[object, ...], list[Measurement[Behaviour]]] = {}
+    for measured in sorted(behaviours, key=lambda each: -each.found.accuracy):
+        found = measured.found
+        before = tuple(sorted((found.pretrain_epochs or {}).items()))
+        kind = (found.recipe, found.epochs, before, found.data, found.split)
+        groups.setdefault(kind, []).append(measured)
+    return list(groups.values())
+
+
+def _told_of(found: Mapping[int, Finding]) -> Iterator[str]:
+    """Yield what becomes of one finding of the paper, by seed."""
+    first, *_ = found.values()
+    verdicts = {each.verdict for each in found.values()}
+    told = ", ".join(f"{each.verdict} for seed {seed}" for seed, each in found.items())
+    yield f"### {first.title}: {first.verdict if len(verdicts) == 1 else told}"
+    yield ""
+    yield f"Paper: {first.paper}"
+    yield ""
+    for seed, each in found.items():
+        yield f"{'Here' if len(found) == 1 else f'Seed {seed}'}: {each.here}"
+        yield ""
 
 
 def finding_figures(behaviour: Behaviour) -> Iterator[tuple[str, Figure]]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from gaternet.reproduction.curve_figure import curve_figure
 from gaternet.reproduction.curves import curve_section
 from gaternet.reproduction.error_tables import error_tables
-from gaternet.reproduction.gate_findings import finding_figures, findings_section
+from gaternet.reproduction.gate_findings import finding_figures, findings_section, trained_alike
 from gaternet.reproduction.results import Results
 from gaternet.reproduction.trials import trials_section
 
@@ -50,7 +50,7 @@ def draw(found: Results) -> Iterator[tuple[str, Figure]]:
     """Yield the name of each figure of the page, and the figure."""
     for curve in found.curves:
         yield curve.name, curve_figure(curve.found)
-    for behaviour in found.behaviours:
+    for behaviour, *_ in trained_alike(found.behaviours):
         for name, figure in finding_figures(behaviour.found):
             yield f"{behaviour.name}-{name}", figure
 
