@@ -1,7 +1,7 @@
 """Put a run's network into the package, as a directory that evaluating needs and no more.
 
-    python benchmarks/ship.py runs/cifar10-resnet20-gated-short-30ep-seed0 \\
-        results/cifar10-resnet20-gated-short-30ep-seed0.json --name resnet20-gated-cifar10
+    python benchmarks/ship.py runs/cifar10-resnet20-gated-short-30ep-seed1 \\
+        results/cifar10-resnet20-gated-short-30ep-seed1.json --name resnet20-gated-cifar10
 
 What lay under that name is replaced. `gaternet models` lists what there is.
 """
