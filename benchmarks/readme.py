@@ -2,8 +2,8 @@
 
     python benchmarks/readme.py
 
-What stands between `<!-- errors -->` or `<!-- gates -->` and the next `<!-- end -->` is written
-anew.
+What stands between `<!-- errors -->`, `<!-- gates -->` or `<!-- costs -->` and the next
+`<!-- end -->` is written anew.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,14 @@ from gaternet.analysis.behaviour import Behaviour
 from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS, OWN, Swap
 from gaternet.disk import write_file
 from gaternet.errors import UserError
+from gaternet.reproduction.curves import verdict
 from gaternet.reproduction.error_tables import error_tables
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Results, read_results
 from report import mistakes_told
 
 RESULTS = "results"
+FIGURES = "docs/figures"
 WIDTH = 100
 """Characters of a line of text."""
 SHOWN = 7
@@ -31,7 +33,11 @@ def fill(text: str, found: Results) -> str:
 
     Raises UserError where a part is marked that nothing is measured for, or a mark is missing.
     """
-    for name, lines in (("errors", errors(found)), ("gates", gates(found))):
+    for name, lines in (
+        ("errors", errors(found)),
+        ("gates", gates(found)),
+        ("costs", costs(found)),
+    ):
         begin, end = f"<!-- {name} -->\n", "<!-- end -->"
         before, mark, marked = text.partition(begin)
         _, closed, after = marked.partition(end)
@@ -76,6 +82,17 @@ def gates(found: Results) -> Iterator[str]:
     )
     yield ""
     yield from wrap(" ".join(_meaning(gates)), WIDTH)
+
+
+def costs(found: Results) -> Iterator[str]:
+    """Yield the first curve of error against what an image costs, and what it tells."""
+    if not found.curves:
+        raise UserError(f"{RESULTS} holds no efficiency_*.json: run benchmarks/efficiency_curve.py")
+    measured = found.curves[0]
+    yield f"![Error over multiply-accumulates, and over time]({FIGURES}/{measured.name}.png)"
+    yield ""
+    yield f"{measured.hardware}, {measured.date} ([numbers]({RESULTS}/{measured.file}))."
+    yield from wrap(verdict(measured.found), WIDTH, break_on_hyphens=False)
 
 
 def _swap(swap: Swap) -> list[str]:

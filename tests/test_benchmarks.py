@@ -148,6 +148,7 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     readme = importlib.import_module("readme")
     found = read_results(write_results(tmp_path / "results"))
     page = "# A page\n<!-- errors -->\nstale\n<!-- end -->\nbetween\n<!-- gates -->\n<!-- end -->\n"
+    page += "<!-- costs -->\n<!-- end -->\n"
     written = readme.fill(page, found)
     assert readme.fill(written, found) == written
     assert written.startswith("# A page\n<!-- errors -->\n")
@@ -161,9 +162,13 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     )
     assert "| open for most images | 1,000 | 80.0 % | -10.0 ± 2.0 |  |" in written
     assert "| 60.0 % | -30.0 ± 2.0 | 30.0 % |" in written
+    assert "(docs/figures/efficiency_resnet20.png)" in written
+    assert "points of error: ResNet-20, budget 0.5 -1.6.\n" in written
     with pytest.raises(UserError, match="there is no <!-- gates -->"):
         readme.fill(page.replace("gates", "bars"), found)
     with pytest.raises(UserError, match="no two runs"):
         readme.fill(page, Results())
     with pytest.raises(UserError, match=r"no findings_\*.json"):
         readme.fill(page, Results(found.runs))
+    with pytest.raises(UserError, match=r"no efficiency_\*.json"):
+        readme.fill(page, Results(found.runs, behaviours=found.behaviours))

@@ -70,7 +70,7 @@ def _of_curve(measured: Measurement[Curve], results: str, figures: str) -> Itera
     yield ""
     yield from table(HEADS, map(_cells, curve.rows))
     yield ""
-    yield " ".join(_verdicts(curve.rows))
+    yield verdict(curve)
 
 
 def _cells(point: CurvePoint) -> list[str]:
@@ -84,6 +84,11 @@ def _cells(point: CurvePoint) -> list[str]:
         f"{point.median_ms:.2f} ({low:.2f}-{high:.2f})",
         point.form.removeprefix("dense-"),
     ]
+
+
+def verdict(curve: Curve) -> str:
+    """Say which networks no other beats, and on which side of the plain ones the gated ones lie."""
+    return " ".join(_verdicts(curve.rows))
 
 
 def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
