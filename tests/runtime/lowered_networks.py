@@ -1,4 +1,4 @@
-"""Networks lowered in both forms, all units skipping and all dense, beside the masked one."""
+"""Networks lowered, units skipping, chained or dense, beside the masked one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, name_gate_points
 from gaternet.graph import Graph, trace
+from gaternet.runtime.chains import chained
 from gaternet.runtime.compiled import MaskedBackbone, masked_backbone
 from gaternet.runtime.lowering import lower
 from gaternet.runtime.units import Unit, find_units
@@ -44,7 +45,7 @@ def random_gates(batch: int, count: int, rate: float, seed: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A masked network and its two lowered forms."""
+    """A masked network and its lowered forms."""
 
     masked: MaskedBackbone
     forms: Mapping[str, nn.Module]
@@ -74,6 +75,7 @@ def lowered(network: nn.Module, points: Sequence[GatePoint], graph: Graph) -> Lo
     forms = {
         "skipping": lower(flow, network, units),
         "dense": lower(flow, network, units, dense=units),
+        "chained": chained(lower(flow, network, units)),
     }
     count = sum(point.gates for point in points)
     return Lowered(masked_backbone(network, points), forms, units, count, graph.input_size)

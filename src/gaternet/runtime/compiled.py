@@ -105,10 +105,13 @@ class MaskedBackbone(nn.Module):
 
 
 class CompiledGaterNet(nn.Module):
-    """A GaterNet in evaluation mode that computes its open filters only; see `compile`."""
+    """A GaterNet in evaluation mode that computes its open filters only; see `compile`.
+
+    behind_glance: the gater from what it sees, scaled, to its logits
+    """
 
     def __init__(
-        self, model: GaterNet, backbone: CompiledBackbone, extractor: CompiledBackbone
+        self, model: GaterNet, backbone: CompiledBackbone, behind_glance: CompiledBackbone
     ) -> None:
         super().__init__()
         self.gate_count = model.gate_count
@@ -116,7 +119,7 @@ class CompiledGaterNet(nn.Module):
         self.gater = model.gater
         self.binarizer = model.binarizer
         self.backbone = backbone
-        self.extractor = extractor
+        self.behind_glance = behind_glance
         self.eval()
 
     @property
@@ -137,9 +140,8 @@ class CompiledGaterNet(nn.Module):
         """Return the gates (N, G) that the gater opens."""
         with evaluation(images.device):
             glance = self.gater.glance(images)
-            features = self.extractor(glance, no_gates(glance))
-            assert self.gater.head is not None
-            return self.binarizer.evaluate(self.gater.head(features)).float()
+            logits = self.behind_glance(glance, no_gates(glance))
+            return self.binarizer.evaluate(logits).float()
 
     def _check(self, gates: Tensor, batch: int) -> Tensor:
         if gates.shape not in ((self.gate_count,), (batch, self.gate_count)):
@@ -172,8 +174,12 @@ def no_gates(images: Tensor) -> Tensor:
 @contextmanager
 def evaluation(device: torch.device) -> Iterator[None]:
     """Compute without gradients and in the dtype of the weights."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
+    with torch.no_grad():
+        if not torch.is_autocast_enabled(device.type):  # to switch it off takes as long as a layer
+            yield
+            return
+        with torch.autocast(device.type, enabled=False):
+            yield
 
 
 def _join(parts: Sequence[Any]) -> Any:

@@ -16,6 +16,7 @@ from gaternet.gate_points import GatePoint, detach
 from gaternet.graph import trace
 from gaternet.model import GatedModel, GaterNet
 from gaternet.runtime.build import load_kernels
+from gaternet.runtime.chains import chained
 from gaternet.runtime.compiled import (
     CompiledBackbone,
     CompiledGaterNet,
@@ -71,8 +72,10 @@ def compile(model: GatedModel, images: Tensor | None = None) -> CompiledGaterNet
             f"{model.binarizer!r} gives gates between 0 and 1: what is half open cannot be skipped"
         )
     backbone = compile_backbone(model.backbone, model.points, images, gates)
-    extractor = compile_backbone(model.gater.extractor, (), glance, no_gates(glance))
-    return CompiledGaterNet(model, backbone, extractor)
+    assert model.gater.head is not None
+    behind_glance = nn.Sequential(model.gater.extractor, model.gater.head)
+    gater = compile_backbone(behind_glance, (), glance, no_gates(glance))
+    return CompiledGaterNet(model, backbone, gater)
 
 
 def compile_backbone(
@@ -125,7 +128,7 @@ def _compile(
     choices = _choose(whole, backbone, units, linear, (last[:chunk], gates[:chunk]))
     dense = [unit for unit, choice in choices.items() if not choice.skips]
     report = Report(tuple(choices.values()), chunk, size, slow_because=slow)
-    compiled = CompiledBackbone(lower(flow, backbone, units, dense), report)
+    compiled = CompiledBackbone(chained(lower(flow, backbone, units, dense)), report)
     _compare(compiled, masked, images, gates)
     return compiled
 

@@ -1,10 +1,11 @@
-"""The operators `gaternet::gated_conv2d`, `…_add_`: convolutions of what their gates leave open.
+"""The operators `gaternet::gated_conv2d`, …: convolutions of what their gates leave open.
 
     y[n, o] = activation((y[n, o] +) gate(n, o) · (bias[o] + Σ weight[o, c] ∗ x[n, c]))
 
-where the sum is over open channels c. Shapes are dense and do not depend on gates, so a graph with
-them stays static. They have a C++ kernel for CPUs, a Triton kernel for CUDA, and this file's plain
-PyTorch where neither can be had.
+where the sum is over open channels c; `…_add_` adds to y, and `…_chain` computes several, each from
+what others made. Shapes are dense and do not depend on gates, so a graph with them stays static.
+They have a C++ kernel for CPUs, a Triton kernel for CUDA, and this file's plain PyTorch where
+neither can be had.
 """
 
 import importlib
@@ -32,6 +33,16 @@ torch.library.define("gaternet::gated_conv2d", f"({_OPERANDS}) -> Tensor")
 torch.library.define(
     "gaternet::gated_conv2d_add_", f"(Tensor(a!) y, {_OPERANDS}, bool rectified) -> ()"
 )
+torch.library.define(
+    "gaternet::gated_conv2d_chain",
+    "(Tensor[] images, Tensor gates, Tensor[] parameters, int[] steps, int[] kept) -> Tensor[]",
+)
+
+STEP = 10
+"""Numbers that spell a step of a chain: what it reads, what it adds to or −1, relu, rectified; then
+stride, padding and dilation, two each."""
+PARAMETERS = 4
+"""Tensors of a step: weight, bias, input gates, output gates."""
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -115,6 +126,32 @@ def gated_conv2d_add_reference(y: Tensor, *operands: Any) -> None:
         y.relu_()
 
 
+def gated_conv2d_chain_reference(
+    images: Sequence[Tensor],
+    gates: Tensor,
+    parameters: Sequence[Tensor],
+    steps: Sequence[int],
+    kept: Sequence[int],
+) -> list[Tensor]:
+    """Compute convolutions one by one, each from the images or from what earlier ones made.
+
+    parameters: `PARAMETERS` a step; steps: `STEP` numbers each; kept: the steps whose outputs are
+    returned
+    """
+    values = list(images)
+    for number in range(len(steps) // STEP):
+        given, residual, relu, rectified, *moves = steps[STEP * number :][:STEP]
+        own = parameters[PARAMETERS * number :][:PARAMETERS]
+        geometry = moves[:2], moves[2:4], moves[4:]
+        operands = (values[given], *own[:2], gates, *own[2:], *geometry, bool(relu))
+        if residual < 0:
+            values.append(gated_conv2d(*operands))
+        else:
+            gated_conv2d_add_(values[residual], *operands, bool(rectified))
+            values.append(values[residual])
+    return [values[len(images) + number] for number in kept]
+
+
 def _shape_only(x: Tensor, weight: Tensor, bias: Tensor, gates: Tensor, *others: Any) -> Tensor:
     _, output_gates, *geometry, _ = others
     sides = Geometry(*geometry).output(x.shape[2:], weight.shape[1:3])
@@ -150,5 +187,10 @@ for _name, _plain, _on_cuda in (
 ):
     torch.library.impl(f"gaternet::{_name}", "CompositeExplicitAutograd", _plain)
     torch.library.impl(f"gaternet::{_name}", "CUDA", _on_cuda)
+torch.library.impl(
+    "gaternet::gated_conv2d_chain", "CompositeExplicitAutograd", gated_conv2d_chain_reference
+)
+torch.library.register_fake("gaternet::gated_conv2d_chain", gated_conv2d_chain_reference)
 gated_conv2d = torch.ops.gaternet.gated_conv2d.default
 gated_conv2d_add_ = torch.ops.gaternet.gated_conv2d_add_.default
+gated_conv2d_chain = torch.ops.gaternet.gated_conv2d_chain.default

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "gated_conv2d.h"
 
@@ -117,9 +118,69 @@ void gated_conv2d_add_(Tensor& y, const Tensor& x, const Tensor& weight, const T
   if (!sum.is_same(y)) y.copy_(sum);
 }
 
+// A step of a chain, in the numbers that spell it; what it reads and adds to are values: images that
+// are given, then what each step made.
+constexpr int64_t kNumbers = 10, kParameters = 4;
+
+struct Step {
+  const int64_t* number;
+
+  int64_t given() const { return number[0]; }
+  int64_t residual() const { return number[1]; }  // -1: none
+  bool relu() const { return number[2] != 0; }
+  bool rectified() const { return number[3] != 0; }
+  at::IntArrayRef stride() const { return {number + 4, 2}; }
+  at::IntArrayRef padding() const { return {number + 6, 2}; }
+  at::IntArrayRef dilation() const { return {number + 8, 2}; }
+};
+
+std::vector<Tensor> gated_conv2d_chain(at::TensorList images, const Tensor& gates,
+                                       at::TensorList parameters, at::IntArrayRef steps,
+                                       at::IntArrayRef kept) {
+  const int64_t first = images.size(), count = steps.size() / kNumbers;
+  TORCH_CHECK(static_cast<int64_t>(steps.size()) == count * kNumbers &&
+                  static_cast<int64_t>(parameters.size()) == count * kParameters,
+              "a step has 10 numbers and 4 parameters");
+  const auto step = [&](int64_t i) { return Step{steps.data() + kNumbers * i}; };
+  std::vector<int64_t> last(first + count, -1);  // the step that reads a value last
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t given = step(i).given(), residual = step(i).residual();
+    TORCH_CHECK(given >= 0 && given < first + i, "step ", i, " reads what is not there yet");
+    TORCH_CHECK(residual == -1 || (residual >= first && residual < first + i), "step ", i,
+                " adds to what no earlier step made");
+    last[given] = i;
+    if (residual != -1) last[residual] = i;
+  }
+  for (const int64_t i : kept) {
+    TORCH_CHECK(i >= 0 && i < count, "there is no step ", i, " to keep");
+    last[first + i] = count;
+  }
+  std::vector<Tensor> values(images.begin(), images.end());
+  values.resize(first + count);
+  for (int64_t i = 0; i < count; ++i) {
+    const Step s = step(i);
+    const Tensor *own = parameters.data() + kParameters * i, &x = values[s.given()];
+    Tensor& y = values[first + i];
+    if (s.residual() == -1) {
+      y = gated_conv2d(x, own[0], own[1], gates, own[2], own[3], s.stride(), s.padding(),
+                       s.dilation(), s.relu());
+    } else {
+      y = values[s.residual()];
+      gated_conv2d_add_(y, x, own[0], own[1], gates, own[2], own[3], s.stride(), s.padding(),
+                        s.dilation(), s.relu(), s.rectified());
+    }
+    for (const int64_t value : {s.given(), s.residual()})
+      if (value != -1 && last[value] == i) values[value].reset();
+  }
+  std::vector<Tensor> found;
+  for (const int64_t i : kept) found.push_back(values[first + i]);
+  return found;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gaternet, CPU, m) {
   m.impl("gated_conv2d", &gated_conv2d);
   m.impl("gated_conv2d_add_", &gated_conv2d_add_);
+  m.impl("gated_conv2d_chain", &gated_conv2d_chain);
 }
