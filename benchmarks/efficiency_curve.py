@@ -12,7 +12,7 @@ from gaternet import accounting, checkpoint, runtime
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.model import GaterNet
-from gaternet.runtime.contestants import Contestant, Field, dense_forms, slimmed
+from gaternet.runtime.contestants import Contestant, Field, dense_forms, under_mask
 from gaternet.runtime.latency import measure
 from gaternet.training.config import BLIND
 from gaternet.training.run import open_run
@@ -118,7 +118,7 @@ def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
     if point.threshold is None:
         logits, gates = model(images)
         size = run.config.recipe.data.input_size
-        small = slimmed(model.backbone, model.points, gates, size)
+        small = under_mask(model.backbone, model.points, gates[0], size)
         torch.testing.assert_close(small(images), logits, rtol=1e-3, atol=1e-3)
         return dense_forms(small, images).contestants
     model.binarizer.threshold = point.threshold

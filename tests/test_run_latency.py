@@ -10,10 +10,12 @@ import torch
 from scipy.stats import binom
 
 import gaternet
+from gaternet.accounting import MacCounter
 from gaternet.backbones import BackboneConfig, create
+from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
 from gaternet.run_latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
-from gaternet.runtime.contestants import Contestant, Field, slimmed
+from gaternet.runtime.contestants import Contestant, Field, slimmed, under_mask
 from gaternet.runtime.latency import ROUNDS, measure, median_ranks
 from terminal import Terminal
 
@@ -75,6 +77,22 @@ def test_the_slim_network_is_the_backbone_with_the_open_filters() -> None:
     macs = gaternet.trace(slim, (3, 32, 32)).total_macs
     counter = gaternet.count_macs(backbone, (3, 32, 32))
     assert macs < 0.6 * counter.backbone_macs
+
+
+def test_under_a_mask_whole_layers_may_be_closed() -> None:
+    torch.manual_seed(0)
+    backbone = create(BackboneConfig("resnet8", 10)).double().eval()
+    points = gaternet.find_gate_points(gaternet.trace(backbone), "both", 8)
+    mask = torch.ones(sum(point.gates for point in points), dtype=torch.float64)
+    mask[: points[0].gates] = mask[-1] = 0
+    small = under_mask(backbone, points, mask, (3, 32, 32))
+    masked = copy.deepcopy(backbone)
+    attach(masked, points).arm(mask.expand(2, -1))
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(small(images), masked(images))
+    counter = MacCounter(follow(gaternet.trace(backbone), points))
+    macs = gaternet.trace(small, (3, 32, 32)).total_macs
+    assert macs == counter(mask[None]).sum()
 
 
 @pytest.mark.parametrize(

@@ -394,7 +394,7 @@ def reproduce(
     report: Path = Path("docs/results.md"),
     device: str = "auto",
 ) -> None:
-    """Train what is missing of a table of the paper, and write down what was measured.
+    """Train what is missing of a table of results, and write down what was measured.
 
     The same command goes on where it was stopped; several may work on one table at once. A gated
     run of seed S starts from plain ones of seeds S + 2000 and S + 1000.
@@ -402,7 +402,8 @@ def reproduce(
     Args:
         target: table1 (the paper's, and the plain network trained on for as long), ablations
             (ResNet-20-Gated with one thing changed), or efficient (gates on several budgets of
-            multiply-accumulates, one mask for all images on the same, and smaller networks).
+            multiply-accumulates, one mask for all images on the same, and smaller networks that are
+            trained for as many epochs as these in both phases; --short alone).
         data: Folder that holds cifar10/ and cifar100/; none: their names on the hub.
         rows: Recipes of the target, such as cifar10/resnet20-gated or 'cifar10/*'; none: all.
         seeds: Of the gated networks and the controls.

@@ -224,6 +224,13 @@ def test_mistakes_are_told_before_anything_is_written(
     assert not list(here.iterdir())
 
 
+def test_what_short_schedules_alone_compare_is_refused_without(
+    here: Path, terminal: Terminal
+) -> None:
+    assert "efficient compares short schedules alone" in terminal.fail(2, "reproduce", "efficient")
+    assert not list(here.iterdir())
+
+
 def test_torchrun_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, terminal: Terminal
 ) -> None:

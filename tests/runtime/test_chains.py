@@ -1,5 +1,7 @@
 """Neighbouring units in one call: the same values as one by one, and no more calls than need be."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -7,13 +9,18 @@ import pytest
 import torch
 from lowered_networks import ordinary, random_gates
 from torch import Tensor, fx, nn
+from torch.export import Dim, export
 
 from gaternet.gate_flow import follow
 from gaternet.gate_points import find_gate_points
 from gaternet.graph import trace
 from gaternet.runtime.chains import GatedChain, chained
 from gaternet.runtime.lowering import lower
-from gaternet.runtime.operator import gated_conv2d_chain, gated_conv2d_chain_reference
+from gaternet.runtime.operator import (
+    STEP,
+    gated_conv2d_chain,
+    gated_conv2d_chain_reference,
+)
 from gaternet.runtime.units import find_units
 from small_networks import SIZE, ResidualNet, conv
 
@@ -46,7 +53,7 @@ def both_forms(network: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule]:
 
 def chains(network: nn.Module) -> list[int]:
     """Return how many units each chain has."""
-    return [len(m.steps) // 10 for m in network.modules() if isinstance(m, GatedChain)]
+    return [len(m.steps) // STEP for m in network.modules() if isinstance(m, GatedChain)]
 
 
 @pytest.mark.usefixtures("kernels")
@@ -62,7 +69,21 @@ def test_chains_compute_the_same_bits(kind: type[nn.Module], expected: list[int]
     found = short(given, gates)
     assert torch.equal(found, whole(images, gates))
     assert torch.equal(given, images)
-    assert torch.equal(short(given, gates), found)
+    for copied in (short, copy.deepcopy(short), pickle.loads(pickle.dumps(short))):
+        assert torch.equal(copied(given, gates), found)
+
+
+@pytest.mark.usefixtures("kernels")
+@torch.no_grad()
+def test_chains_are_exported_with_any_batch() -> None:
+    torch.manual_seed(0)
+    _, short = both_forms(ResidualNet())
+    batch = Dim("batch")
+    examples = torch.randn(2, *SIZE), random_gates(2, 64, 0.5)
+    program = export(short, examples, dynamic_shapes=({0: batch}, {0: batch}))
+    assert any("gated_conv2d_chain" in str(node.target) for node in program.graph.nodes)
+    given = torch.randn(5, *SIZE), random_gates(5, 64, 0.5)
+    assert torch.equal(program.module()(*given), short(*given))
 
 
 def operands() -> Operands:
@@ -101,6 +122,14 @@ WRONG: dict[str, tuple[Change, str]] = {
         "step 2 adds to what no earlier step made",
     ),
     "keeps what is not there": (lambda o: {"kept": [3]}, "no step 3"),
+    "keeps what was added to": (lambda o: {"kept": [0, 2]}, "no step 0"),
+    "reads what was added to": (
+        lambda o: {
+            "parameters": [*o["parameters"], *o["parameters"][:4]],
+            "steps": [*o["steps"], 1, *o["steps"][1:10]],
+        },
+        "step 3 reads what is not there",
+    ),
     "another number of channels": (
         lambda o: {"images": [o["images"][0][:, :8]]},
         "weight must be packed",

@@ -73,7 +73,7 @@ def test_model_and_compiled_agree_and_flip_no_gate_but_by_rounding(glance: int |
     _, gates = compiled(images_of(5))
     assert 0.1 < gates.mean() < 0.9
     assert compiled.report.masked_because is None
-    assert compiled.behind_glance.report.masked_because is None
+    assert compiled.gate_logits.report.masked_because is None
     assert [layer.name for layer in compiled.report.layers][:2] == ["conv", "stage1.block1.conv1"]
 
 
@@ -424,7 +424,7 @@ def test_a_gater_that_cannot_be_lowered_runs_as_it_is() -> None:
     model = GaterNet(CifarResNet(8, image_size=SIDE), gater, input_size=(3, SIDE, SIDE)).eval()
     compiled = compile(model)
     assert compiled.report.masked_because is None
-    assert compiled.behind_glance.report.masked_because is not None
+    assert compiled.gate_logits.report.masked_because is not None
     assert verify(model, compiled, images_of(5)).agrees(ACCURATE)
 
 

@@ -48,7 +48,10 @@ def test_a_compiled_model_is_exported_with_an_open_batch(
     with torch.no_grad():
         logits, gates = program.module()(images)
         expected = model(images, gates=gates).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            again = program.module()(images)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert all(map(torch.equal, again, (logits, gates)))
 
 
 @pytest.mark.parametrize("skipping", [True, False])

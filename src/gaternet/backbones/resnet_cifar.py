@@ -18,7 +18,7 @@ PLAIN = (16, 32, 64)
 WIDER = {20: (23, 46, 92), 56: (18, 36, 72)}
 """Depth → widths that give the parameters of Table 1's ResNet-20-Wider and ResNet-56-Wider."""
 NARROW = (8, 16, 32)
-"""Of a gater that shall cost next to nothing."""
+"""Half as wide: a gater that shall cost next to nothing, or a baseline that costs a quarter."""
 REDUCTION = 4
 """Of squeeze and excitation, as the parameters of Table 1's ResNet-20-SE and ResNet-56-SE tell."""
 
@@ -26,7 +26,7 @@ _USUAL_DEPTHS = (8, 14, 20, 26, 32, 38, 44, 56, 110)
 USUAL_NAMES = (
     *(f"resnet{depth}{suffix}" for depth in _USUAL_DEPTHS for suffix in ("", "-identity", "-se")),
     *(f"resnet{depth}-wider" for depth in WIDER),
-    "resnet8-narrow",
+    *("resnet8-narrow", "resnet20-narrow"),
 )
 
 

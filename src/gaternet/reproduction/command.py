@@ -68,6 +68,8 @@ def wanted(request: ReproductionRequest) -> list[Job]:
     if not request.seeds or len(set(request.seeds)) < len(request.seeds):
         raise UsageError(f"--seeds {' '.join(map(str, request.seeds))}: give each once")
     blocks = TARGETS[request.target]()
+    if not request.length.short and all(block.short_only for block in blocks):
+        raise UsageError(f"{request.target} compares short schedules alone: give --short")
     names = _chosen(blocks, request.rows)
     found = [
         job for block in blocks for job in jobs_of(block, names, request.seeds, request.length)

@@ -6,6 +6,7 @@ import numpy as np
 
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
+from gaternet.reproduction.targets import titled
 
 TITLE = "Error against multiply-accumulates and time"
 HEADS = (
@@ -15,12 +16,13 @@ HEADS = (
 
 INTRODUCTION = """\
 Gated networks at several thresholds, the logit from which a gate is open (the middle one is what
-each was trained for), beside plain ones, and beside one mask for all images that was trained to the
-same budget, one run each. Multiply-accumulates are what a test image needs on average, the gater's
-included; epochs are the backbone's, before and with gates. Times are medians with 95 % intervals,
-measured in turns: of gated networks this package's runtime; of plain ones, and of what a mask
-leaves when its closed filters are taken out, the fastest way to run them. Two processes may differ
-by more than an interval."""
+each was trained for), beside plain ones, one run each. Multiply-accumulates are what a test image
+needs on average, the gater's included; epochs are the backbone's, before and with gates. Times are
+medians with 95 % intervals, measured in turns: of plain networks the fastest way to run them, of
+gated ones this package's runtime. Two processes may differ by more than an interval."""
+MASKS = """\
+Where there is one mask for all images, it was trained to its budget as gates are, and what it
+closes is taken out: a plain network is left."""
 
 
 def curve_section(
@@ -32,6 +34,8 @@ def curve_section(
     yield f"## {TITLE}"
     yield ""
     yield INTRODUCTION
+    if any(point.one_mask for measured in curves for point in measured.found.rows):
+        yield MASKS
     for measured in curves:
         yield from ("", *_of_curve(measured, results, figures))
     yield ""
@@ -39,9 +43,7 @@ def curve_section(
 
 def label(point: CurvePoint) -> str:
     """Return what a network is called: ResNet-20, budget 0.5."""
-    family, dash, variant = point.backbone.partition("-")
-    depth = family.removeprefix("resnet")
-    name = f"{f'ResNet-{depth}' if depth.isdecimal() else family}{dash}{variant.title()}"
+    name = titled(point.backbone)
     if point.plain:
         return name
     told = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]

@@ -37,7 +37,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ErrorTable:
-    """Runs of a block's rows: all that start fresh had as long, and all that go on from these."""
+    """Runs of a block's rows: those that go on had as long, and those that start fresh what they
+    are to have beside these."""
 
     block: Block
     length: str
@@ -131,6 +132,8 @@ def _phases(run: MeasuredRun) -> _Phases | None:
 
 
 def _fit(block: Block, phases: _Phases) -> bool:
+    if block.short_only and not phases.short:
+        return False
     return phases.before == phases.epochs or not block.phases_alike
 
 

@@ -69,7 +69,7 @@ def findings_section(
         yield ""
         seeds = [measured.found.seed for measured in networks]
         for found in zip(*(findings(measured.found) for measured in networks), strict=True):
-            yield from _told_of(dict(zip(seeds, found, strict=True)))
+            yield from _told_of(list(zip(seeds, found, strict=True)))
             if figure := found[0].figure:
                 yield f"![{found[0].caption}]({pictures}/{networks[0].name}-{figure}.png)"
                 yield ""
@@ -83,21 +83,21 @@ def trained_alike(
     for measured in sorted(behaviours, key=lambda each: -each.found.accuracy):
         found = measured.found
         before = tuple(sorted((found.pretrain_epochs or {}).items()))
-        kind = (found.recipe, found.epochs, before, found.data, found.split)
+        kind = (found.recipe, found.epochs, before, found.data, found.split, found.images)
         groups.setdefault(kind, []).append(measured)
     return list(groups.values())
 
 
-def _told_of(found: Mapping[int, Finding]) -> Iterator[str]:
+def _told_of(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
     """Yield what becomes of one finding of the paper, by seed."""
-    first, *_ = found.values()
-    verdicts = {each.verdict for each in found.values()}
-    told = ", ".join(f"{each.verdict} for seed {seed}" for seed, each in found.items())
+    first = found[0][1]
+    verdicts = {each.verdict for _, each in found}
+    told = ", ".join(f"{each.verdict} for seed {seed}" for seed, each in found)
     yield f"### {first.title}: {first.verdict if len(verdicts) == 1 else told}"
     yield ""
     yield f"Paper: {first.paper}"
     yield ""
-    for seed, each in found.items():
+    for seed, each in found:
         yield f"{'Here' if len(found) == 1 else f'Seed {seed}'}: {each.here}"
         yield ""
 

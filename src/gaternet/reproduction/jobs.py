@@ -23,7 +23,8 @@ class Length:
     short: bool = False
     """By the recipes with a tenth of the paper's schedule, and what such a one needs."""
     epochs: int | None = None
-    """Of each phase; none: the recipe's."""
+    """Of each phase; none: the recipe's. Baselines that are trained as long as others in all their
+    phases (`Row.as_long`) have those of both."""
     pretrain_epochs: int | None = None
     """Of networks that start from fresh weights, those that others start from among them; none: as
     many as every phase has."""

@@ -1,5 +1,6 @@
 """What is to be measured: blocks of rows that may be compared, and what is asked of them."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -8,7 +9,7 @@ from gaternet.ledger import recipe_name
 from gaternet.measured_runs import SHORT
 from gaternet.recipes import RECIPES
 from gaternet.recipes.comparisons import ONE_MASK, VARIANTS
-from gaternet.recipes.efficient import OTHER_BUDGETS
+from gaternet.recipes.efficient import BUDGET, OTHER_BUDGETS
 
 DEPTHS = (20, 56, 164)
 DATASETS = ("cifar10", "cifar100")
@@ -33,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that are trained alike, in the order in which they are trained."""
+    """Rows that may be compared, in the order in which they are trained."""
 
     title: str
     rows: tuple[Row, ...]
@@ -43,6 +44,8 @@ class Block:
     """The same, asked only where one of the comparisons can be answered."""
     phases_alike: bool = True
     """Whether what goes on from trained networks is to be trained for as long as these were."""
+    short_only: bool = False
+    """Whether only the short recipes of its rows are trained alike."""
 
     def row(self, recipe: str) -> Row:
         """Return the row of a recipe."""
@@ -76,22 +79,33 @@ def efficient() -> tuple[Block, ...]:
     plain = "cifar10/resnet20"
     gated, control = f"{plain}-efficient", f"{plain}-control"
     fixed = f"{gated}-{ONE_MASK.suffix}"
-    smaller = {f"cifar10/resnet{name}": name for name in ("8", "20-narrow", "14")}
-    budgets = {"0.5": "", **{f"{v.gating['budget']:g}": f"-{v.suffix}" for v in OTHER_BUDGETS}}
+    smaller = ("resnet8", "resnet20-narrow", "resnet14")
+    others = {f"{each.gating['budget']:g}": f"-{each.suffix}" for each in OTHER_BUDGETS}
+    budgets = {f"{BUDGET:g}": "", **others}
     rows = (
         Row("ResNet-20", plain),
         Row("ResNet-20-Control", control),
         *(Row(f"ResNet-20, budget {told}", gated + end) for told, end in budgets.items()),
-        *(Row(f"ResNet-{name.title()}", each, as_long=True) for each, name in smaller.items()),
+        *(Row(titled(name), f"cifar10/{name}", as_long=True) for name in smaller),
         *(Row(f"one mask, budget {told}", fixed + end) for told, end in budgets.items()),
     )
     masks = tuple((gated + end, fixed + end) for end in budgets.values())
     whole = tuple((gated + end, control) for end in budgets.values())
     title = "CIFAR-10, ResNet-20 with gates that save multiply-accumulates"
-    return (Block(title, rows, masks + whole, phases_alike=False),)
+    # The paper's schedule has steps where that of gates on a budget is a cosine.
+    return (Block(title, rows, masks + whole, phases_alike=False, short_only=True),)
 
 
 TARGETS = {"table1": table1, "ablations": ablations, "efficient": efficient}
+
+
+def titled(backbone: str) -> str:
+    """Return how a table names a network: resnet20-narrow → ResNet-20-Narrow."""
+    variants = {"": "", "-narrow": "-Narrow", "-se": "-SE", "-wider": "-Wider"}
+    found = re.fullmatch(r"resnet(\d+)(.*)", backbone)
+    if found is None or found[2] not in variants:
+        return backbone
+    return f"ResNet-{found[1]}{variants[found[2]]}"
 
 
 def recipe_of(row: Row, *, short: bool) -> str | None:

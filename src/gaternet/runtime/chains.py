@@ -11,7 +11,7 @@ from operator import getitem
 from torch import Tensor, fx, nn
 
 from gaternet.runtime.layers import GatedConv2d
-from gaternet.runtime.operator import gated_conv2d_chain
+from gaternet.runtime.operator import PARAMETERS, gated_conv2d_chain
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class GatedChain(nn.Module):
     def __init__(self, steps: Sequence[Step], kept: Sequence[int]) -> None:
         super().__init__()
         for number, step in enumerate(steps):
-            for name, tensor in step.unit.named_buffers():
-                self.register_buffer(f"{name}_{number}", tensor)
+            for name in PARAMETERS:
+                self.register_buffer(f"{name}_{number}", getattr(step.unit, name))
         self.steps = [number for step in steps for number in _numbers(step)]
         self.kept = list(kept)
 
@@ -105,7 +105,7 @@ def _is_read_outside(node: fx.Node, run: Collection[fx.Node]) -> bool:
 
 
 def _numbers(step: Step) -> list[int]:
-    """Spell a step as the operator reads it: ten numbers."""
+    """Spell a step as the operator reads it, in `STEP` numbers."""
     unit, how = step.unit, step.unit.geometry
     residual = -1 if step.residual is None else step.residual
     flags = (int(unit.relu), int(unit.rectified))

@@ -107,11 +107,11 @@ class MaskedBackbone(nn.Module):
 class CompiledGaterNet(nn.Module):
     """A GaterNet in evaluation mode that computes its open filters only; see `compile`.
 
-    behind_glance: the gater from what it sees, scaled, to its logits
+    gate_logits: the gater, from images as it sees them, scaled
     """
 
     def __init__(
-        self, model: GaterNet, backbone: CompiledBackbone, behind_glance: CompiledBackbone
+        self, model: GaterNet, backbone: CompiledBackbone, gate_logits: CompiledBackbone
     ) -> None:
         super().__init__()
         self.gate_count = model.gate_count
@@ -119,7 +119,7 @@ class CompiledGaterNet(nn.Module):
         self.gater = model.gater
         self.binarizer = model.binarizer
         self.backbone = backbone
-        self.behind_glance = behind_glance
+        self.gate_logits = gate_logits
         self.eval()
 
     @property
@@ -140,7 +140,7 @@ class CompiledGaterNet(nn.Module):
         """Return the gates (N, G) that the gater opens."""
         with evaluation(images.device):
             glance = self.gater.glance(images)
-            logits = self.behind_glance(glance, no_gates(glance))
+            logits = self.gate_logits(glance, no_gates(glance))
             return self.binarizer.evaluate(logits).float()
 
     def _check(self, gates: Tensor, batch: int) -> Tensor:
@@ -175,7 +175,8 @@ def no_gates(images: Tensor) -> Tensor:
 def evaluation(device: torch.device) -> Iterator[None]:
     """Compute without gradients and in the dtype of the weights."""
     with torch.no_grad():
-        if not torch.is_autocast_enabled(device.type):  # to switch it off takes as long as a layer
+        # To switch off what is off takes as long as a layer. A program is run under another's.
+        if not torch.is_autocast_enabled(device.type) and not torch.compiler.is_exporting():
             yield
             return
         with torch.autocast(device.type, enabled=False):

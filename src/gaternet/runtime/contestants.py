@@ -176,18 +176,30 @@ def slimmed(
 
     gates: (N, G); the gates that open most stay, at least one a point
     """
-    plans, start = [], 0
+    mask = torch.zeros_like(gates[0])
+    start = 0
     for point in points:
         opened = gates[:, start : start + point.gates].sum(dim=0)
         count = max(1, round(float(opened.sum()) / len(gates)))
-        gone = set(opened.argsort(descending=True)[count:].tolist())
+        mask[start + opened.argsort(descending=True)[:count]] = 1
+        start += point.gates
+    return under_mask(backbone, points, mask, size)
+
+
+def under_mask(
+    backbone: nn.Module, points: Sequence[GatePoint], mask: Tensor, size: tuple[int, int, int]
+) -> nn.Module:
+    """Return a plain network without the filters that a mask (G,) closes for all images."""
+    plans, start = [], 0
+    for point in points:
+        gone = set((mask[start : start + point.gates] == 0).nonzero().flatten().tolist())
         # By channel: in a compressed network some have no gate.
         closed = [gate in gone for gate in point.gate_of_channels]
         off = tuple(channel for channel, is_closed in enumerate(closed) if is_closed)
         on = tuple(channel for channel, is_closed in enumerate(closed) if not is_closed)
         plans.append(PointPlan(point.name, point.channels, 1, 0, off, on, ()))
         start += point.gates
-    plan = CompressionPlan("", len(gates), None, 0, tuple(plans), {})
+    plan = CompressionPlan("", 1, None, 0, tuple(plans), {})
     return CompressedBackbone(backbone, plan, size).eval()
 
 

@@ -41,8 +41,8 @@ torch.library.define(
 STEP = 10
 """Numbers that spell a step of a chain: what it reads, what it adds to or −1, relu, rectified; then
 stride, padding and dilation, two each."""
-PARAMETERS = 4
-"""Tensors of a step: weight, bias, input gates, output gates."""
+PARAMETERS = ("weight", "bias", "input_gates", "output_gates")
+"""Tensors of a step."""
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -135,13 +135,13 @@ def gated_conv2d_chain_reference(
 ) -> list[Tensor]:
     """Compute convolutions one by one, each from the images or from what earlier ones made.
 
-    parameters: `PARAMETERS` a step; steps: `STEP` numbers each; kept: the steps whose outputs are
-    returned
+    parameters: those named in `PARAMETERS`, for each step
+    steps: `STEP` numbers each; kept: the steps whose outputs are returned
     """
     values = list(images)
     for number in range(len(steps) // STEP):
         given, residual, relu, rectified, *moves = steps[STEP * number :][:STEP]
-        own = parameters[PARAMETERS * number :][:PARAMETERS]
+        own = parameters[len(PARAMETERS) * number :][: len(PARAMETERS)]
         geometry = moves[:2], moves[2:4], moves[4:]
         operands = (values[given], *own[:2], gates, *own[2:], *geometry, bool(relu))
         if residual < 0:

@@ -143,16 +143,20 @@ std::vector<Tensor> gated_conv2d_chain(at::TensorList images, const Tensor& gate
               "a step has 10 numbers and 4 parameters");
   const auto step = [&](int64_t i) { return Step{steps.data() + kNumbers * i}; };
   std::vector<int64_t> last(first + count, -1);  // the step that reads a value last
+  std::vector<bool> there(first + count, true);  // and not overwritten
   for (int64_t i = 0; i < count; ++i) {
     const int64_t given = step(i).given(), residual = step(i).residual();
-    TORCH_CHECK(given >= 0 && given < first + i, "step ", i, " reads what is not there yet");
-    TORCH_CHECK(residual == -1 || (residual >= first && residual < first + i), "step ", i,
-                " adds to what no earlier step made");
+    TORCH_CHECK(given >= 0 && given < first + i && there[given], "step ", i,
+                " reads what is not there");
+    TORCH_CHECK(residual == -1 || (residual >= first && residual < first + i && there[residual]),
+                "step ", i, " adds to what no earlier step made");
     last[given] = i;
-    if (residual != -1) last[residual] = i;
+    if (residual == -1) continue;
+    last[residual] = i;
+    there[residual] = false;
   }
   for (const int64_t i : kept) {
-    TORCH_CHECK(i >= 0 && i < count, "there is no step ", i, " to keep");
+    TORCH_CHECK(i >= 0 && i < count && there[first + i], "there is no step ", i, " to keep");
     last[first + i] = count;
   }
   std::vector<Tensor> values(images.begin(), images.end());
