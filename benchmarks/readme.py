@@ -6,7 +6,7 @@ What stands between `<!-- errors -->`, `<!-- gates -->` or `<!-- costs -->` and 
 `<!-- end -->` is written anew.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -14,10 +14,10 @@ from gaternet.analysis.behaviour import Behaviour
 from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS, OWN, Swap
 from gaternet.disk import write_file
 from gaternet.errors import UserError
-from gaternet.reproduction.curves import verdict
+from gaternet.reproduction.curves import as_trained, beside_plain, label
 from gaternet.reproduction.error_tables import error_tables
 from gaternet.reproduction.markdown import table
-from gaternet.reproduction.results import Results, read_results
+from gaternet.reproduction.results import CurvePoint, Results, read_results
 from report import mistakes_told
 
 RESULTS = "results"
@@ -93,8 +93,26 @@ def costs(found: Results) -> Iterator[str]:
     measured = found.curves[0]
     yield f"![Error over multiply-accumulates, and over time]({FIGURES}/{measured.name}.png)"
     yield ""
-    yield f"{measured.hardware}, {measured.date} ([numbers]({RESULTS}/{measured.file}))."
-    yield from wrap(verdict(measured.found), WIDTH, break_on_hyphens=False)
+    points = measured.found.rows
+    epochs = max(point.epochs for point in points if not point.plain)
+    alike = [point for point in points if point.epochs == epochs]
+    heads = ("network", "test error", "against plain", "multiply-accumulates", "milliseconds")
+    yield from table(heads, (_cost(point, alike) for point in as_trained(alike)))
+    yield ""
+    yield f"{epochs} epochs each; {measured.hardware}, {measured.date}"
+    yield f"([numbers and every threshold]({RESULTS}/{measured.file})). *Against plain*: percentage"
+    yield "points of error, less those of straight lines between the plain networks."
+
+
+def _cost(point: CurvePoint, points: Sequence[CurvePoint]) -> list[str]:
+    gap = beside_plain(point, points)
+    return [
+        label(point),
+        f"{point.error_percent:.2f} %",
+        "" if gap is None else f"{gap:+.1f}",
+        f"{point.macs / 1e6:.1f} M",
+        f"{point.median_ms:.2f}",
+    ]
 
 
 def _swap(swap: Swap) -> list[str]:

@@ -139,5 +139,5 @@ def test_networks_are_titled_as_in_the_paper() -> None:
     )
     assert [titled(name) for name in names] == [
         *("ResNet-20", "ResNet-20-SE", "ResNet-20-Narrow"),
-        *("resnet20-identity", "densenet-bc-100-12"),
+        *("resnet20-identity", "shake-shake-26"),
     ]

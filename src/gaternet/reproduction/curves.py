@@ -108,27 +108,34 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         yield f"Of the {counted} of {epochs} epochs, on the Pareto front of test error and"
         yield f"multiply-accumulates: {_front(rivals, _macs)}. On that of error and time:"
         yield f"{_front(rivals, _milliseconds)}."
-        if beside := list(_beside_plain(rivals)):
+        beside = {each: beside_plain(each, rivals) for each in as_trained(rivals)}
+        told = [f"{label(each)} {gap:+.1f}" for each, gap in beside.items() if gap is not None]
+        if told:
             yield "Against straight lines between the plain networks, each at the threshold that it"
-            yield f"was trained for, in percentage points of error: {'; '.join(beside)}."
+            yield f"was trained for, in percentage points of error: {'; '.join(told)}."
 
 
-def _beside_plain(points: Sequence[CurvePoint]) -> Iterator[str]:
-    """Yield how gated networks' errors differ from what plain ones have at as many operations.
+def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Return each network at the threshold that it was trained for.
 
-    Those of one mask as well. A network's thresholds lie evenly on both sides of the one that it
-    was trained for.
+    Its thresholds lie evenly on both sides of that one.
     """
-    plain = sorted((point for point in points if point.plain), key=_macs)
-    gated = [point for point in points if not point.plain]
-    for run in dict.fromkeys(point.run for point in gated):
-        mine = sorted((point for point in gated if point.run == run), key=_macs)
-        own = mine[len(mine) // 2]
-        if plain and plain[0].macs <= own.macs <= plain[-1].macs:
-            line = np.interp(
-                own.macs, [_macs(each) for each in plain], [each.error_percent for each in plain]
-            )
-            yield f"{label(own)} {own.error_percent - line:+.1f}"
+    runs = {
+        run: [p for p in points if p.run == run] for run in dict.fromkeys(p.run for p in points)
+    }
+    return [sorted(mine, key=_macs)[len(mine) // 2] for mine in runs.values()]
+
+
+def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | None:
+    """Return the error of a point less that of straight lines between the plain ones of `points`.
+
+    None for a plain one, and where its multiply-accumulates lie beside all of theirs.
+    """
+    plain = sorted((each for each in points if each.plain), key=_macs)
+    if point.plain or not plain or not plain[0].macs <= point.macs <= plain[-1].macs:
+        return None
+    macs, errors = [each.macs for each in plain], [each.error_percent for each in plain]
+    return point.error_percent - float(np.interp(point.macs, macs, errors))
 
 
 def _front(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> str:
