@@ -101,7 +101,7 @@ def costs(found: Results) -> Iterator[str]:
     yield ""
     yield f"{epochs} epochs each; {measured.hardware}, {measured.date}"
     yield f"([numbers and every threshold]({RESULTS}/{measured.file})). *Against plain*: percentage"
-    yield "points of error, less those of straight lines between the plain networks."
+    yield "points of error, less those of straight lines between the best plain networks."
 
 
 def _cost(point: CurvePoint, points: Sequence[CurvePoint]) -> list[str]:

@@ -1,10 +1,11 @@
 """What curves of error against costs show and are said to tell."""
 
 import numpy as np
+import pytest
 
 from gaternet.given_files import validate
 from gaternet.reproduction.curve_figure import curve_figure
-from gaternet.reproduction.curves import curve_section, label, unbeaten
+from gaternet.reproduction.curves import beside_plain, curve_section, label, unbeaten
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
 from generated_results import CURVE
 
@@ -43,15 +44,17 @@ def test_networks_are_told_from_those_of_as_many_epochs() -> None:
         "multiply-accumulates: ResNet-8; ResNet-20, budget 0.5 at +0.00; ResNet-20. "
         "On that of error and time: ResNet-8; ResNet-20. "
         # 14 less 17 − 5 · (20.4 − 12.5) / (40.8 − 12.5) = 15.60
-        "Against straight lines between the plain networks, each at the threshold that it was "
-        "trained for, in percentage points of error: ResNet-20, budget 0.5 -1.6."
+        "Against straight lines between the plain networks that no other plain one beats, each at "
+        "the threshold that it was trained for, in percentage points of error: "
+        "ResNet-20, budget 0.5 -1.6."
     )
 
 
 def test_one_mask_for_all_images_is_no_plain_network_and_has_one_point() -> None:
     gated = CURVE["rows"][3]
     mask = gated | {"run": "runs/mask", "one_mask": True, "threshold": None, "error_percent": 15.0}
-    narrow = CURVE["rows"][0] | {"run": "runs/narrow", "backbone": "resnet20-narrow", "macs": 1e7}
+    narrow = CURVE["rows"][0] | {"run": "runs/narrow", "backbone": "resnet20-narrow"}
+    narrow |= {"error_percent": 19.0, "macs": 1e7}
     curve = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"], narrow, mask]})
     measured = Measurement("efficiency_x.json", "python x.py", "an abacus", "today", curve)
     lines = list(curve_section([measured], "../results", "figures"))
@@ -67,6 +70,15 @@ def test_one_mask_for_all_images_is_no_plain_network_and_has_one_point() -> None
         *("plain, 6 epochs", "plain, 12 epochs", "one mask, 12 epochs"),
         "ResNet-20, budget 0.5, 12 epochs",
     ]
+
+
+def test_a_plain_network_that_another_beats_makes_no_line() -> None:
+    worse = CURVE["rows"][0] | {"run": "runs/worse", "error_percent": 17.5, "macs": 2e7}
+    points = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"][:4], worse]}).rows
+    alike = [each for each in points if each.epochs == 12]
+    found = {each.run: beside_plain(each, alike) for each in alike}
+    assert found["runs/gated"] == pytest.approx(14 - (17 - 5 * (20.4 - 12.5) / (40.8 - 12.5)))
+    assert found["runs/worse"] is None
 
 
 def test_what_is_cheaper_than_every_plain_network_is_compared_with_no_line() -> None:

@@ -111,8 +111,9 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         beside = {each: beside_plain(each, rivals) for each in as_trained(rivals)}
         told = [f"{label(each)} {gap:+.1f}" for each, gap in beside.items() if gap is not None]
         if told:
-            yield "Against straight lines between the plain networks, each at the threshold that it"
-            yield f"was trained for, in percentage points of error: {'; '.join(told)}."
+            yield "Against straight lines between the plain networks that no other plain one beats,"
+            yield "each at the threshold that it was trained for, in percentage points of error:"
+            yield f"{'; '.join(told)}."
 
 
 def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
@@ -129,9 +130,10 @@ def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
 def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | None:
     """Return the error of a point less that of straight lines between the plain ones of `points`.
 
-    None for a plain one, and where its multiply-accumulates lie beside all of theirs.
+    Of the plain ones those count that no other plain one beats: a line through a worse one would
+    flatter. None for a plain one, and where its multiply-accumulates lie beside all of theirs.
     """
-    plain = sorted((each for each in points if each.plain), key=_macs)
+    plain = sorted(unbeaten([each for each in points if each.plain], _macs), key=_macs)
     if point.plain or not plain or not plain[0].macs <= point.macs <= plain[-1].macs:
         return None
     macs, errors = [each.macs for each in plain], [each.error_percent for each in plain]

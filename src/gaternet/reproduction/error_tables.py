@@ -223,8 +223,8 @@ def _macs(runs: Sequence[MeasuredRun]) -> str:
     macs, needed = runs[0].macs, [run.needed_macs for run in runs if run.needed_macs is not None]
     if not macs:
         return ""
-    left = f", {mean(needed) / 1e6:.1f} M needed" if needed and mean(needed) < macs else ""
-    return f"{macs / 1e6:.1f} M{left}"
+    whole, left = f"{macs / 1e6:.1f} M", f"{mean(needed) / 1e6:.1f} M" if needed else ""
+    return whole if left in ("", whole) else f"{whole}, {left} needed"
 
 
 def _epochs(run: MeasuredRun) -> str:
