@@ -25,6 +25,9 @@ def curve_figure(curve: Curve) -> Figure:
         for name, points, look in _series(curve.rows):
             errors = [point.error_percent for point in points]
             left.plot([point.macs / 1e6 for point in points], errors, label=name, **look)
+            if points[0].plain:  # of other networks, and not of one at other thresholds
+                points = sorted(points, key=lambda point: point.median_ms)
+                errors = [point.error_percent for point in points]
             right.plot([point.median_ms for point in points], errors, **look)
         images = "one image" if curve.batch == 1 else f"{curve.batch} images"
         left.set_xlabel("multiply-accumulates of an image [millions]")
