@@ -48,8 +48,14 @@ def small_gater(**settings: Any) -> Gater:
     return Gater(extractor, bottleneck=4, **settings)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def model() -> GaterNet:
+    torch.manual_seed(0)  # before those of a single test
     return trained(GaterNet(small_backbone(), small_gater(input_size=5)))
 
 
