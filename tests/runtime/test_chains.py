@@ -39,8 +39,8 @@ class TwoRoads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = self.left(x).relu(), self.right(x)
-        mixed = torch.tanh(left * right)
-        return torch.cat([self.last(self.onward(mixed)) + left, right], dim=1).mean((2, 3))
+        mixed = self.onward(torch.tanh(right))
+        return torch.cat([self.last(mixed) + left, right], dim=1).mean((2, 3))
 
 
 def both_forms(network: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule]:
