@@ -1,5 +1,7 @@
 """Files and directories where the disk has something against them: a line, and nothing is left."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,17 @@ def test_directories_that_cannot_be(tmp_path: Path) -> None:
     make_directory(tmp_path / "a" / "b")
     make_directory(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_processes_that_write_one_file(tmp_path: Path) -> None:
+    """Two that measure for one table may write a result at one time; neither is stopped by it."""
+    file = tmp_path / "result.json"
+    texts = ["first\n" * 500, "second\n" * 900]
+    program = (
+        "import sys; from pathlib import Path; from gaternet.disk import write_file\n"
+        "for _ in range(300): write_file(Path(sys.argv[1]), sys.argv[2])"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", program, file, text]) for text in texts]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert file.read_text() in texts
+    assert list(tmp_path.iterdir()) == [file]

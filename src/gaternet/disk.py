@@ -18,8 +18,11 @@ _PARTIAL = ".partial"
 
 
 def write_file(file: Path, text: str) -> None:
-    """Replace a file whole or not at all; raise UserError where the disk does not take it."""
-    partial = file.with_name(f".{file.name}{_PARTIAL}")
+    """Replace a file whole or not at all; raise UserError where the disk does not take it.
+
+    Several processes may write one file: the last to end has written it.
+    """
+    partial = _partial(file)
     try:
         with partial.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -67,7 +70,7 @@ def new_directory(directory: Path, needed: int) -> Iterator[Path]:
     """
     if directory.exists():
         raise UserError(f"{directory} exists already; choose another directory or remove it")
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}{_PARTIAL}")
+    partial = _partial(directory)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -135,6 +138,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _partial(path: Path) -> Path:
+    """Return the name, this process's own, under which a path is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
 
 
 def _free_bytes(folder: Path) -> int | None:
