@@ -73,6 +73,13 @@ def other_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("torch.__version__", "2.99.0")
 
 
+def test_description_in_other_words_is_no_other_run(begun: Path) -> None:
+    """Runs outlive the wording of recipes: what they are called for people is no setting."""
+    worded = replace(BEGUN, reproduces="in other words")
+    assert worded == BEGUN
+    assert go_on(begun, worded).result is not None
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [(other_images, "images"), (other_gaternet, "gaternet"), (other_torch, "torch")],

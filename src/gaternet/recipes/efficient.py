@@ -97,7 +97,7 @@ _PLAIN = [
 ]
 RECIPES = [
     *(
-        smaller(recipe, f"resnet{depth}-narrow", f"ResNet-{depth}, half as wide,")
+        smaller(recipe, f"resnet{depth}-narrow", f"ResNet-{depth} of half the width")
         for recipe in _PLAIN
         if recipe.backbone == "resnet20"
         for depth in (8, 20)

@@ -144,7 +144,8 @@ class Recipe:
     """Everything that decides what a run computes, but where its data lies."""
 
     name: str
-    reproduces: str
+    reproduces: str = field(compare=False)
+    """A line for people: no setting, so that another wording asks for no other run."""
     data: DataConfig
     backbone: str
     epochs: int

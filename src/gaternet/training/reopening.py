@@ -56,8 +56,10 @@ def fields(config: RunConfig) -> dict[str, Any]:
     Those of the recipe's settings, weights.PART, images (the fingerprint of the data), and the
     versions of gaternet and torch.
     """
+    settings = recipe_to_dict(config.recipe) | {"weights": config.weights}
+    del settings["reproduces"]  # a line for people
     return {
-        **flat(recipe_to_dict(config.recipe) | {"weights": config.weights}),
+        **flat(settings),
         "images": config.data_fingerprint,
         **config.versions,
     }
