@@ -8,7 +8,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from gaternet import accounting, checkpoint, runtime
+from gaternet import accounting, runtime, saved_models
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.model import GaterNet
@@ -80,7 +80,7 @@ def main(
 
 def _points(path: Path, data: str) -> Iterator[Point]:
     run = open_run(path)
-    model = checkpoint.load(path)
+    model = saved_models.load(path)
     result = run.result or {}
     epochs = result["epochs"] + (result.get("pretrain_epochs") or {}).get("backbone", 0)
     gating = run.config.recipe.gating
@@ -110,7 +110,7 @@ def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
     Of one mask for all images a plain network is left, without what the mask closes.
     """
     path = Path(point.run)
-    model, run = checkpoint.load(path), open_run(path)
+    model, run = saved_models.load(path), open_run(path)
     found = split_images(run, data, "test")
     images: Tensor = next(normalised_batches(found, run.config.recipe.data, "cpu", batch))
     if not isinstance(model, GaterNet):

@@ -18,7 +18,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from gaternet import arguments, checkpoint, recipes
+from gaternet import arguments, recipes, saved_models
 from gaternet.commands import split_images
 from gaternet.errors import UserError
 from gaternet.model import GatedModel
@@ -128,7 +128,7 @@ def _right(run: Run, data: str, device: torch.device) -> tuple[Tensor, Tensor | 
 
     (N,) bool each; the latter is None of a network without gates.
     """
-    model = checkpoint.load(run.path).to(device)
+    model = saved_models.load(run.path).to(device)
     recipe, held = run.config.recipe, split_images(run, data, "validation")
     networks = [model, model.backbone] if isinstance(model, GatedModel) else [model]
     found = [judge(each, held, recipe.data, plan(recipe.compute, device))[1] for each in networks]

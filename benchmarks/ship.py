@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor, nn
 from tyro.conf import Positional
 
-from gaternet import checkpoint, trained
+from gaternet import checkpoint, model_config, saved_models, trained
 from gaternet.commands import check_classes
 from gaternet.data.augmentation import normalise
 from gaternet.data.settings import DataConfig
@@ -55,7 +55,7 @@ def main(
         raise UsageError(f"--name {name}: small letters and digits, with - between")
     opened = open_run(run)
     card = read_card(opened, result)
-    model = checkpoint.load(opened.path, strict=True)
+    model = saved_models.load(opened.path, strict=True)
     check_classes(model, opened)
     card["known_logits"] = known_logits(model, opened.config.recipe.data)
     with tempfile.TemporaryDirectory(prefix=".", dir=into) as folder:
@@ -118,7 +118,7 @@ def _write(run: Run, model: nn.Module, card: dict[str, Any], out: Path) -> None:
     made.save_checkpoint(
         epoch,
         {checkpoint.MODEL: model.state_dict()},
-        {checkpoint.MODEL: asdict(checkpoint.describe(model))},
+        {checkpoint.MODEL: asdict(model_config.describe(model))},
     )
     made.finish(card)
 

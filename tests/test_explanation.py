@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gaternet import checkpoint, cli
+from gaternet import cli, saved_models
 from gaternet.analysis.saved import read_record
 from gaternet.data.augmentation import normalise
 from gaternet.data.decoding import decode_image, fit_to
@@ -29,7 +29,7 @@ def analyzed_run(gated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def gates_of(run: Path, image: Path) -> np.ndarray:
-    model = checkpoint.load(run)
+    model = saved_models.load(run)
     assert isinstance(model, GaterNet)
     pixels = fit_to(decode_image(image), 8, 1)
     with torch.no_grad():

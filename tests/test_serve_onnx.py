@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gaternet import checkpoint, cli
+from gaternet import cli, saved_models
 from gaternet.commands import predict_images
 from gaternet.runtime.export import export
 from gaternet.runtime.serving import Serving
@@ -128,7 +128,7 @@ def test_a_saved_model_takes_what_it_does_not_know_from_a_run(
     gated_run: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
     saved, out = tmp_path / "saved", tmp_path / "a.pt2"
-    checkpoint.save(checkpoint.load(gated_run), saved)
+    saved_models.save(saved_models.load(gated_run), saved)
     told = json.loads(terminal.succeed("export", saved, "--out", out, "--json"))
     assert (told["about"]["mean"], told["about"]["classes"]) == (None, [])
     words = ("export", saved, "--out", tmp_path / "b.pt2", "--run", gated_run, "--json")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gaternet.accounting import MacCounter, count_macs
     from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
-    from gaternet.checkpoint import load, save
     from gaternet.compression import compress
     from gaternet.errors import UserError
     from gaternet.gate_points import GatePoint, find_gate_points, name_gate_points
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from gaternet.rivals import make_binarizer
     from gaternet.runtime.export import ExportError, ExportResult, export
     from gaternet.runtime.serving import Serving
+    from gaternet.saved_models import load, save
     from gaternet.verification import Verification, verify
 
 __all__ = [
@@ -80,11 +80,11 @@ _HOMES = {
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",
     "gated_cross_entropy": "losses",
-    "load": "checkpoint",
+    "load": "saved_models",
     "make_binarizer": "rivals",
     "name_gate_points": "gate_points",
     "rate_loss": "losses",
-    "save": "checkpoint",
+    "save": "saved_models",
     "trace": "graph",
     "verify": "verification",
 }

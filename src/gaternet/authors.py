@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gaternet import checkpoint, recipes
+from gaternet import checkpoint, model_config, recipes
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.settings import CIFAR10, DataConfig
 from gaternet.data.sources import load
@@ -74,7 +74,7 @@ def import_run(file: Path, out: Path, data: str | None = None) -> Run:
         run.save_checkpoint(
             0,
             {checkpoint.MODEL: model.state_dict()},
-            {checkpoint.MODEL: asdict(checkpoint.describe(model))},
+            {checkpoint.MODEL: asdict(model_config.describe(model))},
         )
         run.finish(_result(model, recipe) | {"imported_from": origin})
     except BaseException:
@@ -199,7 +199,7 @@ def _theirs(name: str) -> str:
 
 def _data(model: GaterNet, file: Path, data: str | None) -> tuple[tuple[str, ...], DataConfig]:
     """Return class names, and the settings of the images that the model takes."""
-    count = checkpoint.describe(model).backbone.classes
+    count = model_config.describe(model).backbone.classes
     if data is not None:
         settings = replace(CIFAR10, name=file.name, title="", hub=None, classes=count)
         images = load(data, settings, "test", settings.image_size)
@@ -215,7 +215,7 @@ def _data(model: GaterNet, file: Path, data: str | None) -> tuple[tuple[str, ...
 
 def _recipe(model: GaterNet, data: DataConfig) -> Recipe:
     """Return the paper's recipe with what the weights show; λ is in neither."""
-    found = checkpoint.describe(model)
+    found = model_config.describe(model)
     assert found.gater is not None
     name = found.backbone.name
     return replace(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gaternet import checkpoint
+from gaternet import model_config, saved_models
 from gaternet.binarizers import GateForm
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, normalised_batches
@@ -126,7 +126,7 @@ def load_model(path: Path, request: EvaluationRequest, device: torch.device) -> 
     """Load a run's network, its threshold where the request has it."""
     if request.threshold is not None and not isfinite(request.threshold):
         raise UsageError(f"--threshold {request.threshold} is no finite number")
-    model = checkpoint.load(path).to(device)
+    model = saved_models.load(path).to(device)
     if not isinstance(model, GatedModel) and (
         request.threshold is not None or request.gates is not None
     ):
@@ -186,7 +186,7 @@ def see_images(
     """Return a run's network and what it says of image files; raises as `predict_images` does."""
     run = open_run(path)
     data = run.config.recipe.data
-    model = checkpoint.load(path).to(choose_device(device))
+    model = saved_models.load(path).to(choose_device(device))
     check_classes(model, run)
     where = next(model.parameters()).device
     seen = []
@@ -198,7 +198,7 @@ def see_images(
 
 def check_classes(model: torch.nn.Module, run: Run) -> None:
     """Raise UserError where a run's own files contradict each other."""
-    network = checkpoint.describe(model).backbone
+    network = model_config.describe(model).backbone
     named, channels = len(run.config.classes), run.config.recipe.data.channels
     if (network.classes, network.channels) != (named, channels):
         raise UserError(
@@ -242,7 +242,7 @@ def export_model(
     Raises UserError where there is no model, `export` has something against it, or the images of
     `data` are not of the run's classes.
     """
-    model = checkpoint.load(path)
+    model = saved_models.load(path)
     if compiled:
         if out.suffix != ".pt2":
             raise UsageError(f"--compiled goes with .pt2: {out} has no operator that skips filters")

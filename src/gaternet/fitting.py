@@ -17,7 +17,7 @@ from gaternet.errors import UserError
 from gaternet.tensor_files import Shapes
 
 if TYPE_CHECKING:
-    from gaternet.checkpoint import ModelConfig
+    from gaternet.model_config import ModelConfig
 
 _MOST_REMOVED = 16
 """A backbone has at most this many times the weights that are left when it was compressed; none

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gaternet import backbones, checkpoint
+from gaternet import backbones, saved_models
 from gaternet.analysis import collect
 from gaternet.backbones import BackboneConfig
 from gaternet.commands import split_images
@@ -75,7 +75,7 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
     """
     device = _prepare(request)
     run = open_run(path)
-    model = checkpoint.load(path).to(device)
+    model = saved_models.load(path).to(device)
     if not isinstance(model, GaterNet):
         raise UsageError(f"{path} has no gater: `gaternet bench latency --model` takes any network")
     small, missing = _compressed(model, run, data, device)

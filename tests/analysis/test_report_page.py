@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gaternet import checkpoint
+from gaternet import saved_models
 from gaternet.accounting import count_macs
 from gaternet.analysis.derived import derive
 from gaternet.analysis.embedding import Embedding
@@ -26,7 +26,7 @@ from terminal import Terminal
 
 def analyzed(run: Path, embedding: Embedding | None) -> Page:
     """Return the page of 40 digits."""
-    model, images = checkpoint.load(run), few_digits(40, "test")
+    model, images = saved_models.load(run), few_digits(40, "test")
     assert isinstance(model, GaterNet)
     loading = Loading(torch.device("cpu"))
     record = observe(model, labelled_batches(images, DIGITS, loading, 16), images.classes)
@@ -44,7 +44,7 @@ def test_all_images_in_their_order(gated_run: Path) -> None:
     assert page.labels is not None
     assert page.labels.tolist() == digits.labels.tolist()
     assert np.array_equal(page.images[..., 1], digits.images[:, 0].numpy())
-    model = checkpoint.load(gated_run)
+    model = saved_models.load(gated_run)
     assert isinstance(model, GaterNet)
     logits, gates = model((digits.images / 255 - DIGITS.mean[0]) / DIGITS.std[0])
     assert page.predictions.tolist() == logits.argmax(dim=1).tolist()

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from gaternet import checkpoint
+from gaternet import checkpoint, saved_models
 from gaternet.accounting import count_macs
 from gaternet.analysis.derived import derive
 from gaternet.analysis.drawing import draw_figures, write_figures
@@ -154,7 +154,7 @@ def _load(path: Path, request: AnalysisRequest, processes: Processes, console: C
     run = open_run(path)
     device = choose_device(request.device)
     newest = checkpoint.newest(run.checkpoints)
-    model = checkpoint.load(newest)
+    model = saved_models.load(newest)
     if not isinstance(model, GatedModel):
         raise UserError(f"{path} is a plain network: it has no gates to analyze")
     check_classes(model, run)

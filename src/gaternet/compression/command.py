@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gaternet import checkpoint
+from gaternet import checkpoint, model_config, saved_models
 from gaternet.analysis.record import GateRecord, collect
 from gaternet.commands import split_images
 from gaternet.compression.apply import apply
@@ -50,7 +50,7 @@ def compress_run(path: Path, request: CompressionRequest) -> CompressionReport:
     """
     _check(request)
     run = open_run(path)
-    model = checkpoint.load(path)
+    model = saved_models.load(path)
     if not isinstance(model, GaterNet):
         raise UserError(f"{path} has no gater: compress takes networks that one gates")
     model = model.to(choose_device(request.device))
@@ -124,7 +124,7 @@ def _open_share(record: GateRecord, columns: list[int] | slice = slice(None)) ->
 def _write(run: Run, out: Path, small: GaterNet, report: CompressionReport) -> None:
     source = checkpoint.newest(run.checkpoints)
     epoch, _ = checkpoint.position(source)
-    values = {checkpoint.MODEL: asdict(checkpoint.describe(small))}
+    values = {checkpoint.MODEL: asdict(model_config.describe(small))}
     made = create_run(out, run.config)
     made.save_checkpoint(epoch, {checkpoint.MODEL: small.state_dict()}, values)
     write_plan(backbone_of(small).plan, out / "plan.json")

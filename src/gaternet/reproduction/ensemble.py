@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gaternet import checkpoint
+from gaternet import saved_models
 from gaternet.commands import split_images
 from gaternet.errors import UserError
 from gaternet.reproduction.jobs import EnsembleJob
@@ -42,7 +42,7 @@ def measure_ensemble(
     if len({run.config.data_fingerprint for run in runs.values()}) > 1:
         paths = " and ".join(str(run.path) for run in runs.values())
         raise UserError(f"{paths} were trained on different images: they cannot be averaged")
-    model = Ensemble(checkpoint.load(run.path) for run in runs.values()).to(where)
+    model = Ensemble(saved_models.load(run.path) for run in runs.values()).to(where)
     data = runs["backbone"].config
     test = split_images(runs["backbone"], images, "test")
     return {

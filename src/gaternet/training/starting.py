@@ -9,7 +9,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from gaternet import backbones, checkpoint, recipes
+from gaternet import backbones, model_config, recipes, saved_models
 from gaternet.backbones import BackboneConfig
 from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, find_gate_points
@@ -258,8 +258,8 @@ def load_part(model: nn.Module, part: str, path: Path) -> None:
     Raises UserError where `path` holds another network.
     """
     network = _network(model, part)
-    loaded = checkpoint.load(path)
-    found, wanted = checkpoint.describe(loaded), backbones.describe(network)
+    loaded = saved_models.load(path)
+    found, wanted = model_config.describe(loaded), backbones.describe(network)
     # By name first: a ResNet-56 has every weight of a ResNet-20, and more.
     if found.gated or found.backbone.name != wanted.name:
         kind = "gated " if found.gated else ""

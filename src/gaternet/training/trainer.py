@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from gaternet import checkpoint
+from gaternet import checkpoint, model_config, saved_models
 from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, Order, training_batches
 from gaternet.data.settings import Augmentation
@@ -443,7 +443,7 @@ class Trainer:
         if self.average:
             tensors[TRAINED] = self.model.state_dict()
         divergence.check_finite(tensors)
-        model = asdict(checkpoint.describe(self.model))
+        model = asdict(model_config.describe(self.model))
         return tensors, {checkpoint.MODEL: model, PROGRESS: asdict(self._progress())}
 
     def _progress(self) -> Progress:
@@ -469,11 +469,11 @@ class Trainer:
         found = checkpoint.verify_newest(run.checkpoints)
         progress = read_progress(found)
         weights = found.read_tensors(checkpoint.MODEL)
-        checkpoint.load_weights(self.evaluated, weights, found.path)
+        saved_models.load_weights(self.evaluated, weights, found.path)
         if self.average:
-            checkpoint.load_weights(self.model, found.read_tensors(TRAINED), found.path)
+            saved_models.load_weights(self.model, found.read_tensors(TRAINED), found.path)
             self.average.n_averaged.fill_(progress.averaged_updates)
-        self.set_threshold(found.read_config().threshold)
+        self.set_threshold(saved_models.read_config(found).threshold)
         kept = slots_of(self.recipe.optimizer)
         restore_optimizer(self.optimizer, self.model, found, kept)
         self.epoch = progress.epoch
