@@ -1,20 +1,22 @@
 """The one training loop: every phase of every recipe is values handed to `fit`."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gaternet.binarizers import GateForm
 from gaternet.data.batches import Images
-from gaternet.errors import Interrupted
+from gaternet.errors import Interrupted, UserError
 from gaternet.model import GatedModel
+from gaternet.training.calibration import meet_budget, reestimate_batch_norm
 from gaternet.training.collapse import WARNING, collapse_warning
 from gaternet.training.evaluation import evaluate
 from gaternet.training.interruption import Watch
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
 from gaternet.training.tracking import Board
-from gaternet.training.trainer import Trainer, check_finite
+from gaternet.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,16 @@ def _close_epoch(
     recipe = trainer.recipe
     last = trainer.epoch == recipe.epochs
     if last and recipe.gating and recipe.gating.reestimate_batch_norm:
-        trainer.reestimate_batch_norm(images)
+        reestimate_batch_norm(trainer, images)
     if last:
-        trainer.meet_budget(images)
+        meet_budget(trainer, images)
     metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
     metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
     metrics["probe"] = shown = probe_metrics(trainer, probe)
     if trainer.skipped:
         metrics["skipped_images"] = len(trainer.skipped)
     metrics["seconds"] = time.monotonic() - trainer.began
-    check_finite(shown[shown["form"]]["loss"], trainer.epoch)
+    _check_finite(shown[shown["form"]]["loss"], trainer.epoch)
     return metrics
 
 
@@ -118,3 +120,12 @@ def _collapse(trainer: Trainer, images: Images, metrics: dict[str, Any], run: Ru
         return None
     epochs = [*run.metrics(), metrics]
     return collapse_warning(trainer.recipe, trainer.steps_per_epoch(images), epochs)
+
+
+def _check_finite(loss: float, epoch: int) -> None:
+    """Raise UserError where a loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} in epoch {epoch}; checkpoints of earlier epochs are kept. "
+            "Start again in a new --out with a lower --optimizer.lr"
+        )

@@ -1,37 +1,31 @@
 """A network in training: one step, one epoch, and the state that a run goes on from."""
 
-import functools
-import logging
-import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from timm.optim import RMSpropTF
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gaternet import checkpoint, model_config, saved_models
-from gaternet.data.augmentation import normalise
 from gaternet.data.batches import Images, Order, training_batches
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UserError
-from gaternet.losses import gated_cross_entropy
-from gaternet.model import GatedModel, GaterNet
+from gaternet.model import GatedModel
 from gaternet.randomness import Purpose, sample_keys
 from gaternet.training import divergence
-from gaternet.training.budget import Budget, make_budget, set_budget, threshold_for
+from gaternet.training.budget import make_budget, set_budget
 from gaternet.training.compute import ComputePlan, keep_freed_memory
-from gaternet.training.config import Optimizer, Recipe
+from gaternet.training.config import Recipe
 from gaternet.training.divergence import READ_EVERY, Sentinel, backward, describe, find_origin
-from gaternet.training.processes import Processes
+from gaternet.training.means import EpochMeans
+from gaternet.training.objective import distributed, make_objective
+from gaternet.training.optimizers import make_optimizer, slots_of
 from gaternet.training.progress import Reporter
 from gaternet.training.run import Run
 from gaternet.training.saved_state import (
@@ -39,7 +33,6 @@ from gaternet.training.saved_state import (
     PROGRESS,
     TRAINED,
     Progress,
-    Sums,
     Within,
     read_progress,
     restore_optimizer,
@@ -49,153 +42,6 @@ from gaternet.training.schedules import gate_dropout_rate, gate_noise, learning_
 
 LOOK_EVERY_SECONDS = 0.5
 """How often the running means are read: reading them makes the host wait for the device."""
-
-MEASURED_BATCHES = 100
-"""Batches that BatchNorm's statistics, and the gates' threshold, are measured on when training has
-ended."""
-
-AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
-
-Objective = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-
-
-@dataclass
-class _Means:
-    """Sums over an epoch's samples, kept on the device: loss, wrong predictions, share open."""
-
-    sums: Tensor  # (3,) float64
-    count: int = 0
-
-    def add(self, loss: Tensor, wrong: Tensor, opened: Tensor, count: int) -> None:
-        self.sums += torch.stack((loss.detach() * count, wrong, opened))
-        self.count += count
-
-    def read(self, gated: bool, seconds: float) -> dict[str, float]:
-        loss, wrong, opened = (self.sums / self.count).tolist()
-        numbers = {"loss": loss, "error_percent": 100 * wrong}
-        if gated:
-            numbers["open_share"] = opened
-        return numbers | {"images_per_second": self.count / seconds}
-
-    def of_each(self, processes: Processes) -> tuple[Sums, ...]:
-        """Return the sums and the count of every process."""
-        rows = self.sums.new_zeros(processes.count, 4)
-        rows[processes.rank] = torch.cat((self.sums, self.sums.new_tensor([self.count])))
-        return tuple((a, b, c, count) for a, b, c, count in processes.total(rows).tolist())
-
-    @classmethod
-    def share_of(cls, rows: tuple[Sums, ...], plan: ComputePlan) -> "_Means":
-        """Return this process's own sums; where there were more processes, theirs are shared."""
-        mine = torch.tensor(rows, dtype=torch.float64)[plan.processes.rank :: plan.processes.count]
-        *_, count = sums = mine.sum(dim=0)
-        return cls(sums[:3].to(plan.device), int(count))
-
-    def over(self, processes: Processes) -> "_Means":
-        """Return the sums over all processes, whose parts of the epoch may differ in size."""
-        counted = torch.cat((self.sums, self.sums.new_tensor([self.count])))
-        *_, count = totals = processes.total(counted)
-        return _Means(totals[:3], int(count))
-
-
-def check_finite(loss: float, epoch: int) -> None:
-    """Raise UserError where a loss is NaN or infinite."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss became {loss} in epoch {epoch}; checkpoints of earlier epochs are kept. "
-            "Start again in a new --out with a lower --optimizer.lr"
-        )
-
-
-def make_objective(
-    network: nn.Module, recipe: Recipe, plan: ComputePlan, budget: Budget | None = None
-) -> Objective:
-    """Return (images uint8, labels, keys) → (loss, wrong predictions, share open · N)."""
-    data, gating = recipe.data, recipe.gating
-    smoothing = recipe.optimizer.label_smoothing
-    takes_keys = getattr(getattr(network, "module", network), "takes_keys", False)
-
-    def objective(pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        images = normalise(pixels, data.mean, data.std)
-        images = images.contiguous(memory_format=plan.memory_format)
-        opened = torch.zeros((), device=pixels.device)
-        with plan.autocast:
-            output = network(images, keys=keys) if takes_keys else network(images)
-        logits = output if gating is None else output.logits
-        if gating is None:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        else:
-            opened = output.gates.detach().mean(dim=1).sum()
-            loss = gated_cross_entropy(
-                logits,
-                output.gates,
-                labels,
-                sparsity=gating.sparsity,
-                label_smoothing=smoothing,
-                target_rate=gating.target_rate,
-            )
-        if budget is not None:
-            loss = loss + budget(output.gates)
-        wrong = (logits.detach().argmax(dim=1) != labels).sum()
-        return loss, wrong, opened
-
-    return _compiled(objective) if plan.compile and plan.processes.count == 1 else objective
-
-
-def distributed(model: nn.Module, plan: ComputePlan) -> nn.Module:
-    """Return what is called in training: the model itself, or, among several processes, one whose
-    backward averages gradients over them and whose forward takes the first one's buffers."""
-    if plan.processes.count == 1:
-        return model
-    network = _compiled(model) if plan.compile else model
-    return DistributedDataParallel(
-        network, device_ids=[plan.device] if plan.device.type == "cuda" else None
-    )
-
-
-def _compiled(function: Any) -> Any:
-    # Inductor looks for a CUDA toolkit even when it compiles for the CPU, and says so.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(function, dynamic=False)
-
-
-def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimiser over all parameters that need gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if settings.kind == "rmsprop":
-        # TensorFlow's: ε within the root, squares that start at 1. With ε = 1 that matters.
-        return RMSpropTF(
-            parameters,
-            lr=settings.lr,
-            alpha=0.9,
-            eps=1.0,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def slots_of(settings: Optimizer) -> dict[str, torch.Size | None]:
-    """Return what an optimiser keeps of every parameter: slot → shape; None: the parameter's.
-
-    As a step of it shows, with a parameter of its own.
-    """
-    one = nn.ParameterList([torch.zeros(2)])
-    parameter = one[0]
-    parameter.grad = torch.zeros(2)
-    optimizer = make_optimizer(one, settings)
-    optimizer.step()
-    return {
-        slot: None if value.shape == parameter.shape else value.shape
-        for slot, value in optimizer.state[parameter].items()
-        if isinstance(value, Tensor)
-    }
 
 
 class Trainer:
@@ -280,8 +126,8 @@ class Trainer:
         """Remember the bad images that any process has left out."""
         self.skipped |= self.plan.processes.union(set(images.skipped))
 
-    def _no_means(self) -> _Means:
-        return _Means(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
+    def _no_means(self) -> EpochMeans:
+        return EpochMeans(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
 
     def batches(
         self, images: Images, augmentation: Augmentation | None = None, first: int = 0
@@ -370,66 +216,11 @@ class Trainer:
             return self.network.no_sync()
         return nullcontext()
 
-    def reestimate_batch_norm(self, images: Images) -> None:
-        """Measure BatchNorm's running statistics again, under the gates of evaluation.
-
-        The gater's come first: the backbone's are then taken under the very gates that it gives.
-        """
-        network = self.evaluated
-        if isinstance(network, GaterNet):
-            gater = network.gater
-            self._measure(images, gater, lambda batch, keys: gater(batch))
-            network.eval()
-            self._measure(
-                images,
-                network.backbone,
-                lambda batch, keys: network(
-                    batch, gates=network.decide(batch, keys=keys).gates, keys=keys
-                ),
-            )
-        elif isinstance(network, GatedModel):
-            self._measure(images, network, functools.partial(_under_its_gates, network))
-        elif getattr(network, "takes_keys", False):
-            self._measure(images, network, lambda batch, keys: network(batch, keys=keys))
-        else:
-            self._measure(images, network, lambda batch, keys: network(batch))
-        self.plan.processes.take_from_first(self.evaluated.buffers())
-
-    @torch.inference_mode()
-    def meet_budget(self, images: Images) -> None:
-        """Move the gates' threshold to where the gates of evaluation meet the budget.
-
-        In training the gater's BatchNorms have a batch's statistics, and images are augmented: a
-        few per cent. Gates that are decided on the way depend on each other; theirs stays.
-        """
-        model, budget = self.evaluated, self.budget
-        if budget is None or not isinstance(model, GaterNet):
-            return
-        model.eval()
-        data = self.recipe.data
-        logits = torch.cat(
-            [
-                model.gate_logits(normalise(pixels, data.mean, data.std))
-                for pixels, *_ in islice(self.batches(images, AS_THEY_ARE), MEASURED_BATCHES)
-            ]
-        )
-        self.set_threshold(threshold_for(budget.counter, logits, budget.final, self.plan.processes))
-
     def set_threshold(self, threshold: float) -> None:
         """Set the threshold of the gates, of the averaged network too."""
         for network in (self.model, self.evaluated):
             if isinstance(network, GatedModel):
                 network.binarizer.threshold = threshold
-
-    def _measure(
-        self, images: Images, network: nn.Module, call: Callable[[Tensor, Tensor], object]
-    ) -> None:
-        """Take the statistics of a network's BatchNorms anew while `call` runs it."""
-        data = self.recipe.data
-        batches = islice(self.batches(images), MEASURED_BATCHES)
-        # update_bn passes on the first item of each batch: here a pair.
-        pairs = (((normalise(pixels, data.mean, data.std), keys),) for pixels, _, keys in batches)
-        update_bn(pairs, _Called(network, call))
 
     def state(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
         """Return tensors and values that `restore` goes on from.
@@ -481,25 +272,5 @@ class Trainer:
         if progress.within:
             self.steps = progress.within.images // self.recipe.schedule.batch_size
             self.began = time.monotonic() - progress.within.seconds
-            self._means = _Means.share_of(progress.within.sums, self.plan)
+            self._means = EpochMeans.share_of(progress.within.sums, self.plan)
         run.rewind(self.epoch)
-
-
-class _Called(nn.Module):
-    """A network in training mode that is run by a function, from images and keys."""
-
-    def __init__(self, network: nn.Module, call: Callable[[Tensor, Tensor], object]) -> None:
-        super().__init__()
-        self.network = network
-        self._call = call
-
-    def forward(self, pair: tuple[Tensor, Tensor]) -> object:
-        return self._call(*pair)
-
-
-def _under_its_gates(network: GatedModel, images: Tensor, keys: Tensor) -> object:
-    """Run a network whose BatchNorms are in training under the gates of evaluation."""
-    network.binarizer.eval()
-    network.dropout.eval()
-    network.ungated.eval()
-    return network(images, keys=keys)
