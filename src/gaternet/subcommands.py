@@ -1,0 +1,473 @@
+"""Every command of the command line: its arguments, and the call that they go to."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from gaternet.errors import UsageError
+from gaternet.train_command import interruptible, train_recipe
+
+GateFormName = Literal["hard", "soft", "noisy"]
+Switch = FlagCreatePairsOff[bool]
+SplitName = Literal["test", "train", "validation"]
+LayersName = Literal["outer", "inner", "both"]
+
+
+def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
+    """Gate a small CNN on scikit-learn's digits: offline, a few minutes, ends with a figure.
+
+    Args:
+        out: Directory for the runs and the figure.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from gaternet import demo as demonstration
+
+    again = shlex.join(["gaternet", "demo", "--out", str(out)])
+    with interruptible(out / "gated", again) as interruption:
+        demonstration.run(out, device, interruption)
+
+
+def recipes(
+    action: Positional[Literal["list", "show"]],
+    name: Annotated[Positional[str | None], arg(metavar="[NAME]")] = None,
+) -> None:
+    """List the recipes, or show every setting of one and what it costs.
+
+    Args:
+        action: `list`, or `show` with a name.
+        name: The recipe to show, or a text that the listed names contain; none: all.
+    """
+    from gaternet import presentation
+    from gaternet.recipes import RECIPES, get
+
+    if action == "list":
+        found = [recipe for recipe in RECIPES.values() if (name or "") in recipe.name]
+        if not found:
+            raise UsageError(f"no recipe's name contains {name!r}; `recipes list` lists them all")
+        presentation.recipe_list(found)
+    elif name is None:
+        raise UsageError("`recipes show` needs a name; `recipes list` lists them")
+    else:
+        presentation.recipe_settings(get(name))
+
+
+def models(json: Switch = False) -> None:
+    """List the trained networks that come with gaternet: names that go where a run is read.
+
+    Args:
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation, trained
+
+    presentation.trained_models(trained.models(), as_json=json)
+
+
+def train(recipe: Annotated[Positional[str], arg(metavar="RECIPE")]) -> None:
+    """Train a recipe; `gaternet train RECIPE --help` shows its flags and settings.
+
+    Args:
+        recipe: A name from `gaternet recipes list`; it comes first.
+    """
+    train_recipe(recipe, [])
+
+
+def evaluate(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    gates: GateFormName | None = None,
+    threshold: float | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Measure a run's error, top-1 and top-5, and what its gates do.
+
+    Args:
+        run: Run directory, or a name from `gaternet models`.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images to measure on.
+        gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard);
+            none: what the run's binarizer is evaluated with.
+        threshold: Logit from which a gate is open; lower opens more; none: the run's.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import EvaluationRequest, evaluate_run
+    from gaternet.training.compute import choose_device
+    from gaternet.training.processes import joined
+
+    request = EvaluationRequest(data, split, gates, threshold, device)
+    with joined(choose_device(device)) as processes:
+        measured = evaluate_run(run, request, processes)
+        if processes.first:
+            presentation.evaluation(measured, as_json=json)
+
+
+def analyze(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    out: Path | None = None,
+    against: SplitName | None = None,
+    tsne: Switch = True,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Say what a run's gates have learned: statistics, figures, and whether they mean anything.
+
+    Args:
+        run: Run directory, or a name from `gaternet models`.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images to analyze.
+        out: Directory to write into, a folder for each split; none: RUN/analysis, or
+            NAME-analysis for a name.
+        against: Other images to compare the gates on; none: validation, if there are such images.
+        tsne: Leave out the picture of images by their gates, which takes longest.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.analysis.command import AnalysisRequest, analyze_run
+    from gaternet.analysis.saved import analysis_of
+    from gaternet.analysis.terminal import print_findings
+    from gaternet.training.compute import choose_device
+    from gaternet.training.processes import joined
+
+    request = AnalysisRequest(data, split, out, against, tsne, device)
+    with joined(choose_device(device)) as processes:
+        found = analyze_run(run, request, processes, presentation.progress_console())
+        if found:
+            written = (out or analysis_of(run)) / split
+            print_findings(found, written, as_json=json)
+
+
+def compress(
+    run: Positional[Path],
+    out: Path,
+    data: str | None = None,
+    split: Literal["train", "validation"] = "train",
+    images: int | None = None,
+    tolerance: int = 0,
+    plan: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Remove the filters that never open and the gates that never close; say what it changed.
+
+    Args:
+        run: Run directory, or a name from `gaternet models`.
+        out: Directory of the smaller run, its plan.json and report.json; it must be new.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images whose gates decide what goes; test images only serve the report.
+        images: How many of them, and of the test images, at most; none: all.
+        tolerance: Gates that open for fewer images go as well; 0: those that open for none.
+        plan: Plan of an earlier compression of the same run, in place of a new one.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.compression.command import CompressionRequest, compress_run
+
+    request = CompressionRequest(out, data, split, images, tolerance, plan, device)
+    presentation.compression(compress_run(run, request), str(out), as_json=json)
+
+
+def predict(
+    run: Positional[Path],
+    images: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)"),
+    ],
+    explain: Annotated[tuple[Path, ...] | None, arg(metavar="[FILE.html]")] = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Classify images; show the probabilities and how many gates each layer opens.
+
+    Args:
+        run: Run directory, or a name from `gaternet models`.
+        images: Image files.
+        explain: Show gate by gate what is open, beside the class's mean where the run was analyzed;
+            with a file behind it, also as a page for a browser.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import predict_images
+
+    if not images:
+        raise UsageError("predict needs at least one image file")
+    if explain is None:
+        presentation.predictions(predict_images(run, images, device), as_json=json)
+        return
+    page = _page_file(explain)
+    from gaternet.analysis.page import write_page
+    from gaternet.explanation import explain_images
+    from gaternet.explanation_terminal import print_explanation
+
+    found = explain_images(run, images, device)
+    if page is not None:
+        write_page(found.page, page)
+    print_explanation(found, page, as_json=json)
+
+
+def _page_file(words: Sequence[Path]) -> Path | None:
+    """Return the file behind --explain, None where there is none."""
+    if len(words) > 1:
+        raise UsageError("--explain takes one FILE.html; the images come before it")
+    for file in words:
+        if file.suffix != ".html":
+            raise UsageError(f"--explain {file}: a page ends in .html, and images come before it")
+    return words[0] if words else None
+
+
+def export(
+    model: Positional[Path],
+    out: Path,
+    run: Path | None = None,
+    data: str | None = None,
+    compiled: Switch = False,
+    json: Switch = False,
+) -> None:
+    """Write a model as an ONNX or torch.export file, verified, that runs without this package.
+
+    Args:
+        model: Run directory, directory that a model was saved in, or name from `gaternet models`.
+        out: File to write; it ends in .onnx or .pt2 and must be new.
+        run: Run whose classes and scaling of images the file states; none: the model's own.
+        data: Folder or hub name of images to verify the file on; none: random images alone.
+        compiled: Only .pt2: compute open filters only, where gaternet.runtime is imported.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import export_model
+
+    presentation.exported(export_model(model, out, run, data, compiled=compiled), as_json=json)
+
+
+def import_authors(file: Positional[Path], out: Path, data: str | None = None) -> None:
+    """Make a run of a checkpoint that the paper's authors released.
+
+    Args:
+        file: ResNet-20-Gated.pth or ResNet-56-Gated.pth; tensors are read from it, no code is run.
+        out: Directory of the run; it must be new.
+        data: Folder or hub name whose class names the run takes; none: CIFAR-10's names.
+    """
+    from gaternet import authors, presentation
+
+    presentation.imported(authors.import_run(file, out, data))
+
+
+def bench_macs(
+    run: Positional[Path],
+    data: str | None = None,
+    split: SplitName = "test",
+    images: int | None = None,
+    threshold: float | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Count the multiply-accumulates that a run's images need, gater included, layer by layer.
+
+    Args:
+        run: Run directory, or a name from `gaternet models`.
+        data: Folder or hub name of the images; none: the hub name of the run's data set.
+        split: Images to count on.
+        images: How many of them, the first ones; none: all.
+        threshold: Logit from which a gate is open; lower opens more; none: the run's.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import EvaluationRequest
+    from gaternet.run_macs import count_run
+
+    request = EvaluationRequest(data, split, None, threshold, device)
+    presentation.run_macs(count_run(run, request, images), as_json=json)
+
+
+def bench_latency(
+    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None,
+    model: str | None = None,
+    open_share: float = 0.5,
+    points: LayersName = "inner",
+    block: int = 16,
+    image_size: int | None = None,
+    batches: tuple[int, ...] = (1, 8, 16, 128),
+    data: str | None = None,
+    seconds: float = 20.0,
+    threads: int | None = None,
+    figure: Path | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
+
+    Args:
+        run: Run directory, or a name from `gaternet models`; its own gates, on test images.
+        model: A network by name instead, such as timm/resnet50, with random gates and no gater.
+        open_share: With --model: share of each layer's gates that is open.
+        points: With --model: gated layers; outer are the paper's, inner those before.
+        block: With --model: neighbouring filters that one gate opens or closes.
+        image_size: With --model: side of the images; none: the network's own.
+        batches: Images that are computed at once.
+        data: With a run: folder or hub name of the images; none: the hub name of its data set.
+        seconds: For each batch, at least; every form is timed seven times or more.
+        threads: Of the CPU; none: all that PyTorch uses.
+        figure: PNG or SVG file to draw into; none: no figure.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print a list of rows as JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.run_latency import LatencyRequest, RandomGatesRequest, time_network, time_run
+
+    if (run is None) == (model is None):
+        raise UsageError("give a run directory, or --model and a network's name")
+    request = LatencyRequest(batches, seconds, threads, device)
+    if run is not None:
+        found = time_run(run, request, data)
+    else:
+        wanted = RandomGatesRequest(str(model), open_share, points, block, image_size)
+        found = time_network(wanted, request)
+    presentation.latencies(found, figure, as_json=json)
+
+
+def bench_train(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
+    data: str | None = None,
+    rounds: int = 9,
+    steps: int = 8,
+    threads: int | None = None,
+    device: str = "auto",
+    json: Switch = False,
+) -> None:
+    """Measure what training costs beyond its networks' own steps, as ratios, in about five minutes.
+
+    Whatever is compared is timed in turns. Checkpoints go below the current directory.
+
+    Args:
+        recipe: A gated recipe from `gaternet recipes list`.
+        data: Folder or hub name of the images; none: the hub name of the recipe's data set.
+        rounds: Pairs that every ratio is the median of.
+        steps: Length of the pieces of an epoch that are timed.
+        threads: Of the CPU; none: all that PyTorch uses.
+        device: auto, cpu, cuda or cuda:N.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.recipes import get
+    from gaternet.training_pace import PaceRequest, measure_pace
+
+    request = PaceRequest(rounds, steps, threads, device)
+    presentation.training_pace(measure_pace(get(recipe), data, request), as_json=json)
+
+
+def reproduce(
+    target: Positional[Literal["table1", "ablations", "efficient"]],
+    data: Path | None = None,
+    rows: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    short: Switch = False,
+    epochs: int | None = None,
+    pretrain_epochs: int | None = None,
+    budget: float = inf,
+    runs: Path = Path("runs"),
+    results: Path = Path("results"),
+    report: Path = Path("docs/results.md"),
+    device: str = "auto",
+) -> None:
+    """Train what is missing of a table of results, and write down what was measured.
+
+    The same command goes on where it was stopped; several may work on one table at once. A gated
+    run of seed S starts from plain ones of seeds S + 2000 and S + 1000.
+
+    Args:
+        target: table1 (the paper's, and the plain network trained on for as long), ablations
+            (ResNet-20-Gated with one thing changed), or efficient (gates on several budgets of
+            multiply-accumulates, one mask for all images on the same, and smaller networks that are
+            trained for as many epochs as these in both phases; --short alone).
+        data: Folder that holds cifar10/ and cifar100/; none: their names on the hub.
+        rows: Recipes of the target, such as cifar10/resnet20-gated or 'cifar10/*'; none: all.
+        seeds: Of the gated networks and the controls.
+        short: Train by the recipes with a tenth of the paper's schedule.
+        epochs: Of each phase; none: the recipe's.
+        pretrain_epochs: Of what starts from fresh weights, -gated-scratch too; none: as of each
+            phase. With more of them a shorter joint phase still starts from good networks.
+        budget: Hours to train for; what is begun then is saved. 0: only write the report.
+        runs: Directory for the runs.
+        results: Directory for what they measured, a file each.
+        report: Page to write from all of these files.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from gaternet.reproduction.command import ReproductionRequest
+    from gaternet.reproduction.command import reproduce as run
+    from gaternet.reproduction.jobs import Length
+    from gaternet.reproduction.training import Places
+    from gaternet.training.phases import Options
+
+    places = Places(runs, results, data)
+    request = ReproductionRequest(
+        target, places, report, rows, seeds, Length(short, epochs, pretrain_epochs), budget
+    )
+    with interruptible(runs, "the same command") as interruption:
+        left = run(request, Options(device, interruption=interruption))
+    if left:
+        print(f"{len(left)} runs are missing still; the same command goes on")
+
+
+def ledger(results: Path | None = None, json: Switch = False) -> None:
+    """Show the paper's tables beside this code: gated filters, parameters, measured errors.
+
+    Args:
+        results: Folder of measured runs (result.json files); none: ./results, if there is one.
+        json: Print JSON and nothing else.
+    """
+    from gaternet import ledger as tables
+    from gaternet import presentation
+
+    if results is None and Path("results").is_dir():
+        results = Path("results")
+    presentation.ledger(tables.rows(results), as_json=json)
+
+
+def info(json: Switch = False) -> None:
+    """Show versions, devices and what `auto` settings come to here.
+
+    Args:
+        json: Print JSON and nothing else.
+    """
+    from gaternet import presentation
+    from gaternet.commands import environment
+
+    presentation.environment(environment(), as_json=json)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "analyze": analyze,
+    "predict": predict,
+    "compress": compress,
+    "export": export,
+    "recipes": recipes,
+    "models": models,
+    "ledger": ledger,
+    "reproduce": reproduce,
+    "import-authors": import_authors,
+    "info": info,
+}
+
+
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "bench": (
+        "Count what a run's images need, measure how long they take, and training.",
+        {"macs": bench_macs, "latency": bench_latency, "train": bench_train},
+    ),
+}
+"""Commands of two words: the first word, what it is for, and the second words."""
