@@ -147,6 +147,7 @@ def _row(name: str, run: Run) -> dict[str, Any]:
     if gated:
         gates = probe[probe["form"]]["gates"]
         row |= {kind: gates[kind] for kind in ("total", "always_on", "always_off", "mean_open")}
+        row["needed_share"] = gates["needed_macs"] / gates["backbone_macs"]
     if "soft" in probe:
         row["soft_error_percent"] = probe["soft"]["error_percent"]
     return row

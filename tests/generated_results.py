@@ -27,6 +27,7 @@ TRIALS: dict[str, Any] = {
             "always_on": 9,
             "always_off": 3,
             "mean_open": opened,
+            "needed_share": 1.75,
         }
         for changes, error, gained, opened in (
             ("", 13.9, 0, 289.2),

@@ -14,6 +14,7 @@ import torch
 from gaternet.commands import EvaluationRequest, evaluate_run
 from gaternet.errors import UsageError, UserError
 from gaternet.reproduction.results import Results, read_results
+from gaternet.run_macs import count_run
 from gaternet.training.run import open_run
 from generated_results import write_results
 
@@ -127,6 +128,12 @@ def test_trials_are_trained_once_and_compared_with_the_recipe(
     opened = evaluate_run(tmp_path / "runs" / "as-it-is", request).evaluation
     assert recipe.all_open_error_percent == pytest.approx(opened.error_percent)
     assert control.all_open_error_percent is None
+    counted = count_run(
+        tmp_path / "runs" / "as-it-is",
+        EvaluationRequest("digits", "validation", device="cpu"),
+        None,
+    )
+    assert recipe.needed_share == pytest.approx(counted.macs.share)
     before = (tmp_path / "trials_x.json").read_text()
     trials.main(given)
     assert (tmp_path / "trials_x.json").read_text() == before

@@ -29,6 +29,8 @@ class Trial:
     all_open_error_percent: of the backbone with every gate open
     total, always_on, always_off, mean_open: gates, those that are so for all images, and how many
         an image opens; of gated runs
+    needed_share: multiply-accumulates that an image needs, the gater's included, as a share of the
+        plain backbone's, where they were counted
     """
 
     changes: str
@@ -43,6 +45,7 @@ class Trial:
     always_on: int | None = None
     always_off: int | None = None
     mean_open: float | None = None
+    needed_share: float | None = None
 
 
 @dataclass(frozen=True)
