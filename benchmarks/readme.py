@@ -24,7 +24,7 @@ RESULTS = "results"
 FIGURES = "docs/figures"
 WIDTH = 100
 """Characters of a line of text."""
-SHOWN = 7
+SHOWN = 8
 """Columns of the table of errors: without hours and hardware."""
 
 

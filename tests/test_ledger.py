@@ -124,10 +124,13 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "params": None,
         "macs": None,
         "needed_macs": None,
+        "gates": None,
+        "open_gates": None,
         "averaged": 0,
         "wall_seconds": None,
         "date": None,
         "training_error": None,
+        "torch": None,
         "judged": None,
     }
     assert plain.measured is not None

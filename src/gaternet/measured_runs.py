@@ -40,6 +40,9 @@ class MeasuredRun:
     """Multiply-accumulates of one image with every filter computed, the gater's included."""
     needed_macs: int | None = None
     """Of one image under its own gates, mean."""
+    gates: int | None = None
+    open_gates: float | None = None
+    """Of an image, mean."""
     averaged: int = 0
     """Networks of as many epochs each that were averaged; none: the run is one network's."""
     wall_seconds: float | None = None
@@ -47,6 +50,8 @@ class MeasuredRun:
     date: str | None = None
     training_error: float | None = None
     """Percent, of the last epoch's augmented images under training's gates."""
+    torch: str | None = None
+    """Its version."""
     judged: Judged | None = None
     """Which test images it classifies rightly; none where that was not kept."""
 
@@ -80,6 +85,7 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
 
 def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
     name = str(values["recipe"])
+    gates = values.get("gates") or {}
     full = recipes.RECIPES.get(name.removesuffix(SHORT))
     try:
         told = {
@@ -96,10 +102,13 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "params": values.get("parameters"),
             "macs": values.get("macs_per_image"),
             "needed_macs": values.get("macs_needed_per_image"),
+            "gates": gates.get("total"),
+            "open_gates": gates.get("mean_open"),
             "averaged": len(values.get("averaged", ())),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),
             "training_error": values.get("training_error_percent"),
+            "torch": values.get("torch"),
             "judged": values.get("judged"),
         }
         return validate(MeasuredRun, told)

@@ -62,24 +62,28 @@ def rows(page: str) -> list[list[str]]:
 
 def test_tables_say_what_was_measured() -> None:
     other = replace(PLAIN, error=9.9, seed=1000, wall_seconds=9000, file="b.json")
-    runs = [PLAIN, replace(other, training_error=2.5), GATED]
+    other = replace(other, training_error=2.5, torch="9.1")
+    runs = [PLAIN, other, replace(GATED, gates=1336, open_gates=289.7)]
     page = page_of(runs)
     assert "## CIFAR-10, ResNet-20, 30 epochs a phase in place of 164" in page
     head, _, plain, gated, _, _, compared = rows(page)
-    assert head[3:8] == ["epochs", "paper's error", "test error", "seeds", "training error"]
+    assert head[3:6] == ["open gates", "epochs", "paper's error"]
+    assert head[6:9] == ["test error", "seeds", "training error"]
     assert plain == [
         "ResNet-20",
         "0.27 M",
         "40.8 M",
+        "",
         "30",
         "8.06 %",
         "9.70 ± 0.28 %",
         "[1000](../results/b.json), [2000](../results/plain.json)",
-        "2.50 %",
+        "2.50 % (1 of 2)",
         "2.5, 1.5",
-        "an abacus",
+        "an abacus; torch 9.1",
     ]
-    assert gated[3:7] == [
+    assert gated[3:8] == [
+        "290 of 1,336",
         "30 + 30, gater 30 + 30",
         "6.88 %",
         "8.25 %",
@@ -112,8 +116,25 @@ def test_joint_phase_shorter_than_what_came_before_is_a_table_of_its_own() -> No
     # The plain network of 30 epochs is what all start from.
     assert kept == [[9.5, 8.25], [9.5, 8.5, 8.0, 7.0]]
     asked = [(each.first.label, each.second.label) for each in tables[1].comparisons]
-    soft_gates = "soft gates, never binarized"
-    assert asked == [(name, "ResNet-20-Gated") for name in ("ResNet-20-Control", soft_gates)]
+    plain, control_of_it, gated, soft_gates = (row.label for row, _ in tables[1].rows)
+    assert asked == [
+        *((plain, gated), (control_of_it, gated), (control_of_it, plain)),
+        *((soft_gates, gated), (soft_gates, control_of_it)),
+    ]
+
+
+def test_what_goes_on_is_compared_with_what_it_started_from() -> None:
+    few = replace(GATED, epochs=5, seed=1)
+    soft = replace(few, recipe="cifar10/resnet20-gated-soft-short", error=7.0)
+    plain = [replace(PLAIN, seed=seed, error=9 + seed / 1e4) for seed in (1001, 2000, 2001)]
+    ensembles = [
+        replace(PLAIN, recipe="cifar10/resnet20-ensemble-short", averaged=2, seed=seed)
+        for seed in (0, 1)
+    ]
+    table = table_of_ablations(few, soft, *plain, *ensembles)
+    seeds = {row.label: [run.seed for run in runs] for row, runs in table.rows}
+    assert seeds["ResNet-20"] == [2001]
+    assert seeds["ResNet-20-Ensemble"] == seeds["ResNet-20-Gated"] == [1]
 
 
 def test_baseline_of_all_epochs_is_in_the_table_of_what_was_trained_in_two_phases() -> None:
@@ -172,8 +193,11 @@ def test_wider_interval_is_told_where_there_are_two(spread: float, images: int) 
     other = Judged(200, "abc", pack(np.roll(right, 10)))
     gated = replace(GATED, error=other.error_percent, judged=replace(other, right=pack(right)))
     soft = replace(gated, recipe="cifar10/resnet20-gated-soft-short", judged=other)
-    plain = [replace(PLAIN, seed=seed, error=9 + seed * spread) for seed in range(2)]
-    (found,) = table_of_ablations(gated, soft, *plain).comparisons
+    plain = [
+        replace(PLAIN, seed=seed, error=9 + place * spread) for place, seed in enumerate((0, 2000))
+    ]
+    comparisons = table_of_ablations(gated, soft, *plain).comparisons
+    (found,) = (each for each in comparisons if each.first.recipe == soft.row)
     assert found.found.images == images
 
 
@@ -254,7 +278,7 @@ def test_needed_multiply_accumulates_are_told_where_they_are_fewer() -> None:
 
 def test_networks_of_an_ensemble_are_counted() -> None:
     ensemble = replace(PLAIN, recipe="cifar10/resnet20-ensemble-short", averaged=2)
-    assert table_of(GATED, ensemble).errors("results")[3].split(" | ")[3] == "2 × 30"
+    assert table_of(GATED, ensemble).errors("results")[3].split(" | ")[4] == "2 × 30"
 
 
 def test_short_schedule_says_what_else_differs_from_the_paper_s() -> None:

@@ -1,15 +1,16 @@
 """Error over multiply-accumulates and over time, drawn."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gaternet.analysis import style
-from gaternet.reproduction.curves import label
+from gaternet.reproduction.curves import label, millions, milliseconds, unbeaten
 from gaternet.reproduction.results import Curve, CurvePoint
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
@@ -17,18 +18,17 @@ SIGNS = ("o", "^", "v", "D", "P", "X")
 
 
 def curve_figure(curve: Curve) -> Figure:
-    """Draw networks: plain ones and masks by their epochs, and each gated one's thresholds."""
+    """Draw networks: plain ones and masks by their epochs, and each gated one's thresholds.
+
+    The line of the plain ones goes through those that no other plain one beats.
+    """
     with rc_context(style.SETTINGS):
         figure = Figure(figsize=(style.PAGE, style.HEIGHT + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, sharey=True)
         for name, points, look in _series(curve.rows):
-            errors = [point.error_percent for point in points]
-            left.plot([point.macs / 1e6 for point in points], errors, label=name, **look)
-            if points[0].plain:  # of other networks, and not of one at other thresholds
-                points = sorted(points, key=lambda point: point.median_ms)
-                errors = [point.error_percent for point in points]
-            right.plot([point.median_ms for point in points], errors, **look)
+            _draw(left, points, millions, look | {"label": name})
+            _draw(right, points, milliseconds, look)
         images = "one image" if curve.batch == 1 else f"{curve.batch} images"
         left.set_xlabel("multiply-accumulates of an image [millions]")
         right.set_xlabel(f"time of {images} [ms]")
@@ -37,6 +37,25 @@ def curve_figure(curve: Curve) -> Figure:
             axes.set_xlim(left=0)
         figure.legend(loc="outside upper center", ncols=3)
         return figure
+
+
+def _draw(
+    axes: Axes, points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float], look: Any
+) -> None:
+    """Draw networks as markers, and a line through those that belong on it."""
+    if points[0].plain:
+        on_line = sorted(unbeaten(points, cost), key=cost)
+        if beaten := [point for point in points if point not in on_line]:
+            _plot(axes, beaten, cost, look | {"ls": "none", "label": None})
+        points = on_line
+    _plot(axes, points, cost, look)
+
+
+def _plot(
+    axes: Axes, points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float], look: Any
+) -> None:
+    errors = [point.error_percent for point in points]
+    axes.plot([cost(point) for point in points], errors, **look)
 
 
 def _series(points: Sequence[CurvePoint]) -> Iterator[tuple[str, list[CurvePoint], Any]]:

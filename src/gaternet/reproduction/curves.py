@@ -106,8 +106,8 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
             else f"{plain} plain and {chosen}"
         )
         yield f"Of the {counted} of {epochs} epochs, on the Pareto front of test error and"
-        yield f"multiply-accumulates: {_front(rivals, _macs)}. On that of error and time:"
-        yield f"{_front(rivals, _milliseconds)}."
+        yield f"multiply-accumulates: {_front(rivals, millions)}. On that of error and time:"
+        yield f"{_front(rivals, milliseconds)}."
         beside = {each: beside_plain(each, rivals) for each in as_trained(rivals)}
         told = [f"{label(each)} {gap:+.1f}" for each, gap in beside.items() if gap is not None]
         if told:
@@ -124,7 +124,7 @@ def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     runs = {
         run: [p for p in points if p.run == run] for run in dict.fromkeys(p.run for p in points)
     }
-    return [sorted(mine, key=_macs)[len(mine) // 2] for mine in runs.values()]
+    return [sorted(mine, key=millions)[len(mine) // 2] for mine in runs.values()]
 
 
 def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | None:
@@ -133,7 +133,7 @@ def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | Non
     Of the plain ones those count that no other plain one beats: a line through a worse one would
     flatter. None for a plain one, and where its multiply-accumulates lie beside all of theirs.
     """
-    plain = sorted(unbeaten([each for each in points if each.plain], _macs), key=_macs)
+    plain = sorted(unbeaten([each for each in points if each.plain], millions), key=millions)
     if point.plain or not plain or not plain[0].macs <= point.macs <= plain[-1].macs:
         return None
     macs, errors = [each.macs for each in plain], [each.error_percent for each in plain]
@@ -146,11 +146,13 @@ def _front(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) ->
     return "; ".join(label(point) + _at(point) for point in kept)
 
 
-def _macs(point: CurvePoint) -> float:
-    return point.macs
+def millions(point: CurvePoint) -> float:
+    """Return a point's multiply-accumulates in millions."""
+    return point.macs / 1e6
 
 
-def _milliseconds(point: CurvePoint) -> float:
+def milliseconds(point: CurvePoint) -> float:
+    """Return a point's time."""
     return point.median_ms
 
 

@@ -10,10 +10,11 @@ from gaternet.recipes import RECIPES
 from gaternet.reproduction.comparison import Difference, compare, compare_on_images, spread
 from gaternet.reproduction.markdown import listed, table
 from gaternet.reproduction.targets import TARGETS, Block, Row
+from gaternet.training.starting import SEED_OFFSETS
 
 HEADS = (
-    *("network", "parameters", "multiply-accumulates", "epochs", "paper's error", "test error"),
-    *("seeds", "training error", "hours", "hardware"),
+    *("network", "parameters", "multiply-accumulates", "open gates", "epochs", "paper's error"),
+    *("test error", "seeds", "training error", "hours", "hardware"),
 )
 NOTE = """\
 The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
@@ -111,6 +112,8 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
     trained = [(run, found) for run in mine if (found := _phases(run)) and _fit(block, found)]
     for phases in sorted({found for _, found in trained}, key=_longest_first):
         kept = [run for run, found in trained if _belongs(block, run, found, phases)]
+        if not block.phases_alike:
+            kept = _of_seeds_that_go_on(kept)
         rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
         shown = tuple((row, each) for row, each in rows if each)
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in shown}))
@@ -150,6 +153,13 @@ def _belongs(block: Block, run: MeasuredRun, mine: _Phases, phases: _Phases) -> 
     together = phases.before + phases.epochs
     expected = together if block.row(run.row).as_long else phases.before
     return (mine.before, mine.short) == (expected, phases.short)
+
+
+def _of_seeds_that_go_on(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
+    """Return what goes on from trained networks, and of all else what has the same seeds."""
+    seeds = {run.seed for run in runs if _goes_on(run)}
+    plain = {seed + SEED_OFFSETS["backbone"] for seed in seeds}
+    return [run for run in runs if run.seed in seeds | plain]
 
 
 def _longest_first(phases: _Phases) -> tuple[int, int, bool]:
@@ -200,13 +210,15 @@ def _cells(row: Row, runs: Sequence[MeasuredRun], results: str) -> list[str]:
         row.label,
         f"{runs[0].params / 1e6:.2f} M" if runs[0].params else "",
         _macs(runs),
+        _open_gates(runs),
         "; ".join(dict.fromkeys(_epochs(run) for run in runs)),
         "" if row.paper_error is None else f"{row.paper_error:.2f} %",
         _mean([run.error for run in runs]),
         ", ".join(f"[{run.seed}]({results}/{run.file})" for run in runs),
-        _mean(trained),
+        _mean(trained)
+        + (f" ({len(trained)} of {len(runs)})" if 0 < len(trained) < len(runs) else ""),
         ", ".join(hours),
-        "; ".join(sorted({run.hardware for run in runs})),
+        _computed_with(runs),
     ]
 
 
@@ -225,6 +237,18 @@ def _macs(runs: Sequence[MeasuredRun]) -> str:
         return ""
     whole, left = f"{macs / 1e6:.1f} M", f"{mean(needed) / 1e6:.1f} M" if needed else ""
     return whole if left in ("", whole) else f"{whole}, {left} needed"
+
+
+def _open_gates(runs: Sequence[MeasuredRun]) -> str:
+    """Return how many gates an image opens, mean, of how many there are."""
+    found = [run.open_gates for run in runs if run.open_gates is not None]
+    return f"{mean(found):.0f} of {runs[0].gates:,}" if found and runs[0].gates else ""
+
+
+def _computed_with(runs: Sequence[MeasuredRun]) -> str:
+    versions = sorted({run.torch for run in runs if run.torch})
+    told = [f"torch {', '.join(versions)}"] if versions else []
+    return "; ".join([*sorted({run.hardware for run in runs}), *told])
 
 
 def _epochs(run: MeasuredRun) -> str:
@@ -263,8 +287,8 @@ def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
     if images := max(each.images for each in found):
         yield (
             f"Differences of the same {images:,} test images tell these networks apart, one seed "
-            "of each, by McNemar's exact test at 5 %. Other seeds would spread them further, so "
-            "that more than one of twenty changes without effect is told by chance."
+            "of each, by McNemar's exact test at 5 %. Seeds vary besides, which one of each does "
+            "not show: more than one in twenty changes without effect will seem to have one."
         )
 
 

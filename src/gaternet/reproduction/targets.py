@@ -13,6 +13,9 @@ from gaternet.recipes.efficient import BUDGET, OTHER_BUDGETS
 
 DEPTHS = (20, 56, 164)
 DATASETS = ("cifar10", "cifar100")
+CHEAPER = {"-budget-35": "resnet20-narrow", "": "resnet20-narrow", "-budget-70": "resnet14"}
+"""How a budget's recipe ends → the plain network below it that needs most multiply-accumulates,
+but for ResNet-8, which needs more than a ResNet-20 of half the width and errs more."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Block:
     beside: tuple[tuple[str, str], ...] = ()
     """The same, asked only where one of the comparisons can be answered."""
     phases_alike: bool = True
-    """Whether what goes on from trained networks is to be trained for as long as these were."""
+    """Whether what goes on from trained networks is to be trained for as long as these were. Where
+    not, of these networks those are shown that something goes on from: all else is table 1's."""
     short_only: bool = False
     """Whether only the short recipes of its rows are trained alike."""
 
@@ -60,18 +64,21 @@ def table1() -> tuple[Block, ...]:
 def ablations() -> tuple[Block, ...]:
     """The gated ResNet-20 on CIFAR-10 with one thing changed."""
     gated = "cifar10/resnet20-gated"
-    plain, control = (gated.replace("-gated", suffix) for suffix in ("", "-control"))
+    kinds = ("", "-control", "-ensemble")
+    plain, control, ensemble = (gated.replace("-gated", kind) for kind in kinds)
     varied = {f"{gated}-{variant.suffix}": variant.title for variant in VARIANTS}
     rows = (
         Row("ResNet-20", plain),
         Row("ResNet-20-Control", control),
+        Row("ResNet-20-Ensemble", ensemble, averages=gated),
         Row("ResNet-20-Gated", gated),
         *(Row(title, name) for name, title in varied.items()),
     )
-    asked = tuple((name, gated) for name in varied)
+    asked = tuple((name, other) for other in (gated, control) for name in varied)
     title = "CIFAR-10, ResNet-20-Gated with one thing changed"
-    # By itself the control is table 1's question.
-    return (Block(title, rows, asked, beside=((control, gated),), phases_alike=False),)
+    # By themselves these are table 1's questions.
+    beside = (*((name, gated) for name in (plain, control, ensemble)), (control, plain))
+    return (Block(title, rows, asked, beside, phases_alike=False),)
 
 
 def efficient() -> tuple[Block, ...]:
@@ -91,9 +98,10 @@ def efficient() -> tuple[Block, ...]:
     )
     masks = tuple((gated + end, fixed + end) for end in budgets.values())
     whole = tuple((gated + end, control) for end in budgets.values())
+    cheaper = tuple((gated + end, f"cifar10/{name}") for end, name in CHEAPER.items())
     title = "CIFAR-10, ResNet-20 with gates that save multiply-accumulates"
     # The paper's schedule has steps where that of gates on a budget is a cosine.
-    return (Block(title, rows, masks + whole, phases_alike=False, short_only=True),)
+    return (Block(title, rows, masks + whole + cheaper, phases_alike=False, short_only=True),)
 
 
 TARGETS = {"table1": table1, "ablations": ablations, "efficient": efficient}

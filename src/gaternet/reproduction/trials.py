@@ -17,9 +17,9 @@ INTRODUCTION = """\
 What the paper leaves open is tried on training images that were held out. All runs
 start from the same pre-trained networks, one seed each, and differ in what is named; the control is
 the backbone trained on without gates. Differences are in percentage points with 95 % intervals, of
-the same images, and told by McNemar's exact test at 5 %: they tell these networks apart. Other
-seeds would spread them further, so that more than one of twenty changes without effect is told by
-chance. A default is changed only where a second seed agrees. Training errors are of augmented
+the same images, and told by McNemar's exact test at 5 %: they tell these networks apart. Seeds vary
+besides, which one of each does not show: more than one in twenty changes without effect will seem
+to have one. A default is changed only where a second seed agrees. Training errors are of augmented
 images under each run's own noise. Open gates are those of an image, and multiply-accumulates what
 it needs on average, the gater's included, of the plain backbone's, where they were counted."""
 
