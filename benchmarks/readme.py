@@ -99,7 +99,8 @@ def costs(found: Results) -> Iterator[str]:
     heads = ("network", "test error", "against plain", "multiply-accumulates", "milliseconds")
     yield from table(heads, (_cost(point, alike) for point in as_trained(alike)))
     yield ""
-    yield f"{epochs} epochs each; {measured.hardware}, {measured.date}"
+    yield f"{epochs} epochs each, the gated ones' in two phases, their gater's own not counted;"
+    yield f"{measured.hardware}, {measured.date}"
     yield f"([numbers and every threshold]({RESULTS}/{measured.file})). *Against plain*: percentage"
     yield "points of error, less those of straight lines between the best plain networks."
 

@@ -161,7 +161,7 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     assert written.startswith("# A page\n<!-- errors -->\n")
     assert "stale" not in written
     assert "<!-- end -->\nbetween\n<!-- gates -->" in written
-    row = "| ResNet-20-Gated | 0.55 M | 81.6 M | 30 + 30, gater 30 + 30 | 6.88 % | 8.00 % | [0]("
+    row = "| ResNet-20-Gated | 0.55 M | 81.6 M |  | 30 + 30, gater 30 + 30 | 6.88 % | 8.00 % | [0]("
     assert row in written
     # 8 + 36 of 8 × 16 gates.
     assert (

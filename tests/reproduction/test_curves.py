@@ -76,7 +76,7 @@ def test_a_plain_network_that_another_beats_makes_no_line() -> None:
     worse = CURVE["rows"][0] | {"run": "runs/worse", "error_percent": 17.5, "macs": 2e7}
     points = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"][:4], worse]}).rows
     alike = [each for each in points if each.epochs == 12]
-    assert [len(line.get_xdata()) for line in curve_figure(Curve(1, points)).axes[0].lines] == [
+    assert [np.size(line.get_xdata()) for line in curve_figure(Curve(1, points)).axes[0].lines] == [
         *(1, 1, 2),  # of 6 epochs; the one that is beaten, beside the line; the line
         1,
     ]

@@ -285,7 +285,7 @@ def test_short_schedule_says_what_else_differs_from_the_paper_s() -> None:
     said = table_of(PLAIN, GATED).note()
     assert "a peak rate of 0.2 (0.05 for" in said
     assert "weight decay 0.0005" in said
-    assert "(bias\n1), their noise fades between 40% and 70% of the epochs" in said
+    assert "(bias\n1), λ is 0.1, the noise fades between 40% and 70% of the epochs" in said
     full = [replace(run, recipe=run.row) for run in (PLAIN, GATED)]
     assert not table_of(*full).note()
     assert said in page_of([PLAIN, GATED])

@@ -19,9 +19,9 @@ HEADS = (
 NOTE = """\
 The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
 gated networks and controls), Nesterov's momentum, weight decay {decay:g}. Gates start open (bias
-{bias:g}), their noise fades between {fades:.0%} and {faded:.0%} of the epochs, and BatchNorm's
-statistics are measured again at the end. Compare rows with each other rather than with the paper's
-figures.
+{bias:g}), λ is {sparsity:g}, the noise fades between {fades:.0%} and {faded:.0%} of the epochs, and
+BatchNorm's statistics are measured again at the end. Compare rows with each other rather than with
+the paper's figures.
 """
 GROUPS = {"lower error": "a lower error than", "higher error": "a higher error than"}
 """Verdicts, as they are said of one network against others."""
@@ -72,6 +72,7 @@ class ErrorTable:
             joint=gated.optimizer.lr,
             decay=recipe.optimizer.weight_decay,
             bias=gated.gating.opening_bias,
+            sparsity=gated.gating.sparsity,
             fades=gated.gating.anneal_from,
             faded=gated.gating.anneal_until,
         )

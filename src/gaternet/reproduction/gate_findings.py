@@ -20,7 +20,7 @@ from gaternet.paired import paired_difference
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
-HOLDS, FAILS, UNTOLD = "holds", "does not hold", "not told"
+HOLDS, FAILS, UNTOLD = "holds", "contradicted", "not told"
 UNIFORM_DISTANCE = 0.057
 """Kolmogorov's distance of a uniform distribution from the normal one with its mean and deviation:
 at z = 0.804, where the normal density is 1 / √12."""
@@ -163,7 +163,7 @@ def _classes(behaviour: Behaviour) -> Finding:
         here = (
             f"of the input-dependent gates, two images of one class have "
             f"{100 * likeness.within:.1f} % alike and two of different classes "
-            f"{100 * likeness.across:.1f} %: {points} between them."
+            f"{100 * likeness.across:.1f} %: {points} between them, the interval over classes."
         )
         verdict = _verdict(difference, likeness.half_width)
     if probes:
@@ -227,6 +227,8 @@ def _normality(behaviour: Behaviour) -> Finding:
             f" Kolmogorov's distance from the normal distribution of that mean and deviation is "
             f"{opened.distance:.3f} ± {margin:.3f}; a uniform one has {UNIFORM_DISTANCE:.3f}."
         )
+        if opened.distance > margin:
+            here += " So it is not exactly normal."
         verdict = _verdict(UNIFORM_DISTANCE - opened.distance, margin)
     return Finding(
         "The number of open gates of an image is roughly normal",
