@@ -1,8 +1,15 @@
-"""Error against multiply-accumulates and time: gated, masked and plain runs."""
+"""Error against multiply-accumulates and time: gated, masked and plain runs.
+
+    python benchmarks/efficiency_curve.py --runs RUN … --data DIR --out results/efficiency_NAME.json
+
+Of a gated run also the plain network that is left where all images have the gates that are open for
+most training images: what it is worth that each image has its own.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 import tyro
@@ -14,12 +21,19 @@ from gaternet.data.batches import normalised_batches
 from gaternet.model import GaterNet
 from gaternet.runtime.contestants import Contestant, Field, dense_forms, under_mask
 from gaternet.runtime.latency import measure
+from gaternet.training.compute import plan
 from gaternet.training.config import BLIND
-from gaternet.training.run import open_run
+from gaternet.training.evaluation import BATCH_SIZE, evaluate
+from gaternet.training.run import Run, open_run
 from report import mistakes_told, publish
 
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Added to a run's own threshold: below 0 opens more gates."""
+
+VOTERS = 5000
+"""Training images whose gates decide on one mask for all."""
+
+Mask = Literal["trained", "majority"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,8 @@ class Point:
 
     budget: what its gates were trained for, as a share of the plain backbone
     threshold: of gates that are chosen by image; None where there are none
-    one_mask: whether all images have the same gates
+    mask: of gates that are the same for all images, whether they were trained so, or are those that
+        are open for most training images
     macs: multiply-accumulates that an image needs, mean, the gater's included
     """
 
@@ -36,7 +51,7 @@ class Point:
     backbone: str
     epochs: int
     budget: float | None
-    one_mask: bool
+    mask: Mask | None
     threshold: float | None
     error_percent: float
     macs: float
@@ -58,7 +73,7 @@ def main(
         batch: Images at once, for the latency.
         out: JSON file to write as well.
     """
-    points = {str(i): p for i, p in enumerate(p for run in runs for p in _points(run, data))}
+    points = {str(i): p for i, p in enumerate(p for run in runs for p in points_of(run, data))}
     forms = {name: _form(point, data, batch) for name, point in points.items()}
     contestants = tuple(
         Contestant(f"{name} {form.variant}", form.run, form.open_share, form.macs)
@@ -78,53 +93,82 @@ def main(
     publish({"batch": batch, "rows": rows}, torch.device("cpu"), out)
 
 
-def _points(path: Path, data: str) -> Iterator[Point]:
-    run = open_run(path)
-    model = saved_models.load(path)
-    result = run.result or {}
-    epochs = result["epochs"] + (result.get("pretrain_epochs") or {}).get("backbone", 0)
+def points_of(path: Path, data: str) -> Iterator[Point]:
+    """Yield a run at several thresholds, under one mask for all images, or as it is."""
+    run, model = open_run(path), saved_models.load(path)
+    if not isinstance(model, GaterNet):
+        yield _plain_point(run, data, model, None)
+    elif _is_one_mask(run):
+        yield _plain_point(run, data, _masked(run, model, "trained", data), "trained")
+    else:
+        for offset in THRESHOLDS:
+            yield _gated_point(run, data, model.binarizer.threshold + offset)
+        yield _plain_point(run, data, _masked(run, model, "majority", data), "majority")
+
+
+def _is_one_mask(run: Run) -> bool:
+    """Whether a run's gates were trained to be the same for all images."""
     gating = run.config.recipe.gating
-    one_mask = gating is not None and gating.gater == BLIND
-    thresholds: list[float | None] = [None]
-    if isinstance(model, GaterNet) and not one_mask:
-        thresholds = [model.binarizer.threshold + offset for offset in THRESHOLDS]
-    for threshold in thresholds:
-        request = EvaluationRequest(data, "test", None, threshold, "cpu")
-        found = evaluate_run(path, request).evaluation
-        size = run.config.recipe.data.input_size
-        macs = found.gates.needed_macs if found.gates else _dense_macs(model, size)
-        budget = gating.budget if gating else None
-        backbone = run.config.recipe.backbone
-        error = found.error_percent
-        yield Point(str(path), backbone, epochs, budget, one_mask, threshold, error, macs)
+    return gating is not None and gating.gater == BLIND
 
 
-def _dense_macs(model: nn.Module, size: tuple[int, int, int]) -> int:
-    return accounting.count_macs(model, size).backbone_macs
+def _gated_point(run: Run, data: str, threshold: float) -> Point:
+    request = EvaluationRequest(data, "test", None, threshold, "cpu")
+    found = evaluate_run(run.path, request).evaluation
+    assert found.gates is not None
+    return _point(run, None, threshold, found.error_percent, found.gates.needed_macs)
+
+
+def _plain_point(run: Run, data: str, network: nn.Module, mask: Mask | None) -> Point:
+    recipe = run.config.recipe
+    images = split_images(run, data, "test")
+    found = evaluate(network, images, recipe.data, plan(recipe.compute, torch.device("cpu")))
+    macs = accounting.count_macs(network, recipe.data.input_size).backbone_macs
+    return _point(run, mask, None, found.error_percent, macs)
+
+
+def _point(
+    run: Run, mask: Mask | None, threshold: float | None, error: float, macs: float
+) -> Point:
+    recipe, result = run.config.recipe, run.result or {}
+    epochs = result["epochs"] + (result.get("pretrain_epochs") or {}).get("backbone", 0)
+    budget = recipe.gating.budget if recipe.gating else None
+    return Point(str(run.path), recipe.backbone, epochs, budget, mask, threshold, error, macs)
 
 
 @torch.no_grad()
 def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
-    """Return how a point can run: compiled here where it is gated, any way where it is plain.
-
-    Of one mask for all images a plain network is left, without what the mask closes.
-    """
-    path = Path(point.run)
-    model, run = saved_models.load(path), open_run(path)
-    found = split_images(run, data, "test")
-    images: Tensor = next(normalised_batches(found, run.config.recipe.data, "cpu", batch))
+    """Return how a point can run: compiled here where it is gated, any way where it is plain."""
+    run, model = open_run(Path(point.run)), saved_models.load(point.run)
+    images = _some(run, data, "test", batch)
     if not isinstance(model, GaterNet):
         return dense_forms(model, images).contestants
-    if point.threshold is None:
-        logits, gates = model(images)
-        size = run.config.recipe.data.input_size
-        small = under_mask(model.backbone, model.points, gates[0], size)
-        torch.testing.assert_close(small(images), logits, rtol=1e-3, atol=1e-3)
-        return dense_forms(small, images).contestants
-    model.binarizer.threshold = point.threshold
+    if point.mask is not None:
+        return dense_forms(_masked(run, model, point.mask, data), images).contestants
+    model.binarizer.threshold = cast(float, point.threshold)
     compiled = runtime.compile(model, images)
     share = float(compiled.decide(images).mean())
     return (Contestant("runtime", lambda: compiled(images), share, point.macs),)
+
+
+@torch.no_grad()
+def _masked(run: Run, model: GaterNet, mask: Mask, data: str) -> nn.Module:
+    """Return the plain network that is left of a gated one under one mask for all images."""
+    size = run.config.recipe.data.input_size
+    images = _some(run, data, "train", 1 if mask == "trained" else VOTERS)
+    gates = torch.cat([model.decide(each).gates for each in images.split(BATCH_SIZE)])
+    mine = (gates.mean(dim=0) > 0.5).float()
+    left = under_mask(model.backbone, model.points, mine, size)
+    some = images[:2]
+    expected = model(some, gates=mine.expand(len(some), -1)).logits
+    torch.testing.assert_close(left(some), expected, rtol=1e-3, atol=1e-3)
+    return left
+
+
+def _some(run: Run, data: str, split: str, count: int) -> Tensor:
+    """Return the first images of a split, normalised, (count, C, H, W)."""
+    found = split_images(run, data, split)
+    return next(normalised_batches(found, run.config.recipe.data, "cpu", count))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from gaternet.commands import EvaluationRequest, evaluate_run
+from gaternet import saved_models
+from gaternet.accounting import count_macs
+from gaternet.commands import EvaluationRequest, evaluate_run, split_images
+from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
+from gaternet.model import GaterNet
 from gaternet.reproduction.results import Results, read_results
 from gaternet.run_macs import count_run
 from gaternet.training.run import open_run
 from generated_results import write_results
+from small_runs import few_digits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -70,6 +75,34 @@ def test_one_process_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch
     two_processes = importlib.import_module("two_processes")
     with pytest.raises(SystemExit, match="--nproc-per-node 2"):
         two_processes.main(two_processes.Settings("digits/resnet8-gated", "digits"))
+
+
+def test_curve_has_thresholds_and_the_mask_of_most_training_images(
+    gated_run: Path, plain_run: Path
+) -> None:
+    curve = importlib.import_module("efficiency_curve")
+    *thresholds, majority = curve.points_of(gated_run, "digits")
+    (plain,) = curve.points_of(plain_run, "digits")
+    for point, path in ((thresholds[2], gated_run), (plain, plain_run)):
+        result = json.loads((path / "result.json").read_text())
+        assert point.error_percent == pytest.approx(result["test_error_percent"], abs=1e-3)
+        assert point.macs == pytest.approx(result["macs_needed_per_image"])
+    run, model = open_run(gated_run), saved_models.load(gated_run)
+    assert isinstance(model, GaterNet)
+    data = run.config.recipe.data
+    train, test = (
+        torch.cat(list(normalised_batches(split_images(run, "digits", split), data, "cpu")))
+        for split in ("train", "test")
+    )
+    with torch.inference_mode():
+        mask = (2 * model.decide(train).gates.sum(dim=0) > len(train)).float()
+        chosen = model(test, gates=mask.expand(len(test), -1)).logits.argmax(dim=1)
+    labels = few_digits(len(test), "test").labels
+    assert majority.error_percent == pytest.approx(100 * float((chosen != labels).double().mean()))
+    counter = count_macs(model, data.input_size)
+    needed = counter(torch.stack((mask, torch.ones_like(mask))).double()).sum(dim=1)
+    assert majority.macs == float(needed[0] - (needed[1] - counter.backbone_macs))
+    assert (majority.mask, majority.threshold) == ("majority", None)
 
 
 def test_a_run_s_gates_are_kept_for_the_page(

@@ -10,10 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gaternet.analysis import style
-from gaternet.reproduction.curves import label, millions, milliseconds, unbeaten
+from gaternet.reproduction.curves import NAMES, label, millions, milliseconds, unbeaten
 from gaternet.reproduction.results import Curve, CurvePoint
 
 COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.SKY)
+MASKS = {"trained": {"ls": "--"}, "majority": {"ls": ":", "mfc": "white"}}
 SIGNS = ("o", "^", "v", "D", "P", "X")
 
 
@@ -66,10 +67,11 @@ def _series(points: Sequence[CurvePoint]) -> Iterator[tuple[str, list[CurvePoint
         face = style.BLACK if epochs == most else "white"
         look = {"marker": "s", "color": style.BLACK, "ms": 4, "lw": 1, "mfc": face, "mew": 0.8}
         yield f"plain, {epochs} epochs", list(found), look
-    masks = sorted((p for p in points if p.one_mask), key=_epochs_and_macs)
-    for epochs, found in groupby(masks, key=_epochs):
-        look = {"marker": "d", "color": style.BLACK, "ms": 5, "lw": 1, "ls": "--"}
-        yield f"one mask, {epochs} epochs", list(found), look
+    for mask, name in NAMES.items():
+        masks = sorted((p for p in points if p.mask == mask), key=_epochs_and_macs)
+        for epochs, found in groupby(masks, key=_epochs):
+            look = {"marker": "d", "color": style.BLACK, "ms": 5, "lw": 1, **MASKS[mask]}
+            yield f"{name}, {epochs} epochs", list(found), look
     gated = [point for point in points if point.threshold is not None]
     for place, run in enumerate(dict.fromkeys(point.run for point in gated)):
         mine = sorted((p for p in gated if p.run == run), key=lambda p: p.macs)

@@ -21,8 +21,12 @@ needs on average, the gater's included; epochs are the backbone's, before and wi
 medians with 95 % intervals, measured in turns: of plain networks the fastest way to run them, of
 gated ones this package's runtime. Two processes may differ by more than an interval."""
 MASKS = """\
-Where there is one mask for all images, it was trained to its budget as gates are, and what it
-closes is taken out: a plain network is left."""
+Where all images have the same gates, the filters that these close are taken out: a plain network
+without a gater is left. *One mask* was trained to its budget as gates are; *gates of most images*
+are those of the network above that are open for most of 5,000 training images, and nothing was
+trained for them."""
+NAMES = {"trained": "one mask", "majority": "gates of most images"}
+"""Of masks for all images."""
 
 
 def curve_section(
@@ -34,7 +38,7 @@ def curve_section(
     yield f"## {TITLE}"
     yield ""
     yield INTRODUCTION
-    if any(point.one_mask for measured in curves for point in measured.found.rows):
+    if any(point.mask for measured in curves for point in measured.found.rows):
         yield MASKS
     for measured in curves:
         yield from ("", *_of_curve(measured, results, figures))
@@ -47,7 +51,7 @@ def label(point: CurvePoint) -> str:
     if point.plain:
         return name
     told = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]
-    return f"{name}, {told}{', one mask' if point.one_mask else ''}"
+    return ", ".join([name, told, *([NAMES[point.mask]] if point.mask else [])])
 
 
 def unbeaten(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> list[CurvePoint]:
@@ -98,7 +102,7 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
     for epochs in sorted({point.epochs for point in points if not point.plain}):
         rivals = [point for point in points if point.epochs == epochs]
         plain = sum(point.plain for point in rivals)
-        masks = sum(point.one_mask for point in rivals)
+        masks = sum(point.mask is not None for point in rivals)
         chosen = f"{len(rivals) - plain - masks} gated points"
         counted = (
             f"{plain} plain, {masks} masked and {chosen}"
@@ -117,14 +121,14 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
 
 
 def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Return each network at the threshold that it was trained for.
+    """Return each network at the threshold that it was trained for, and each mask.
 
     Its thresholds lie evenly on both sides of that one.
     """
-    runs = {
-        run: [p for p in points if p.run == run] for run in dict.fromkeys(p.run for p in points)
-    }
-    return [sorted(mine, key=millions)[len(mine) // 2] for mine in runs.values()]
+    networks: dict[tuple[str, str | None], list[CurvePoint]] = {}
+    for point in points:
+        networks.setdefault((point.run, point.mask), []).append(point)
+    return [sorted(mine, key=millions)[len(mine) // 2] for mine in networks.values()]
 
 
 def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | None:

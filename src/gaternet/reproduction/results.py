@@ -10,7 +10,7 @@ Other JSON files are passed over.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from gaternet.analysis.behaviour import Behaviour
 from gaternet.errors import UserError
@@ -86,7 +86,8 @@ class CurvePoint:
 
     epochs: of the backbone, those before the gates included
     threshold: of gates that are chosen by image; None where there are none
-    one_mask: whether all images have the same gates
+    mask: where all images have the same gates, whether these were trained so, or are those that a
+        network's own open for most training images
     budget: what the gates were trained for, as a share of the plain backbone
     macs: multiply-accumulates that an image needs, mean, the gater's included
     median_ms, interval_ms: of a batch, in the form that was fastest
@@ -102,12 +103,12 @@ class CurvePoint:
     median_ms: float
     interval_ms: tuple[float, float]
     budget: float | None = None
-    one_mask: bool = False
+    mask: Literal["trained", "majority"] | None = None
 
     @property
     def plain(self) -> bool:
         """Whether it has no gates at all."""
-        return self.threshold is None and not self.one_mask
+        return self.threshold is None and self.mask is None
 
 
 @dataclass(frozen=True)
