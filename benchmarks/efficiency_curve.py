@@ -7,7 +7,7 @@ most training images: what it is worth that each image has its own.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from gaternet import accounting, runtime, saved_models
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
-from gaternet.data.batches import normalised_batches
-from gaternet.model import GaterNet
+from gaternet.data.augmentation import normalise
+from gaternet.data.batches import Loading, evaluation_batches, normalised_batches
+from gaternet.errors import UserError
+from gaternet.model import GatedModel, GaterNet
 from gaternet.runtime.contestants import Contestant, Field, dense_forms, under_mask
 from gaternet.runtime.latency import measure
 from gaternet.training.compute import plan
@@ -30,8 +32,8 @@ from report import mistakes_told, publish
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Added to a run's own threshold: below 0 opens more gates."""
 
-VOTERS = 5000
-"""Training images whose gates decide on one mask for all."""
+EVERY = 10
+"""Every tenth training image votes on one mask for all."""
 
 Mask = Literal["trained", "majority"]
 
@@ -94,16 +96,21 @@ def main(
 
 
 def points_of(path: Path, data: str) -> Iterator[Point]:
-    """Yield a run at several thresholds, under one mask for all images, or as it is."""
+    """Yield a run at several thresholds, under one mask for all images, or as it is.
+
+    Raises UserError for local gates, which have no threshold that all can be compared at.
+    """
     run, model = open_run(path), saved_models.load(path)
-    if not isinstance(model, GaterNet):
-        yield _plain_point(run, data, model, None)
+    if not isinstance(model, GatedModel):
+        yield _measured(run, data, None)
+    elif not isinstance(model, GaterNet):
+        raise UserError(f"{path} has no gater: its gates are decided layer by layer")
     elif _is_one_mask(run):
-        yield _plain_point(run, data, _masked(run, model, "trained", data), "trained")
+        yield _masked_point(run, model, "trained", data)
     else:
         for offset in THRESHOLDS:
-            yield _gated_point(run, data, model.binarizer.threshold + offset)
-        yield _plain_point(run, data, _masked(run, model, "majority", data), "majority")
+            yield _measured(run, data, model.binarizer.threshold + offset)
+        yield _masked_point(run, model, "majority", data)
 
 
 def _is_one_mask(run: Run) -> bool:
@@ -112,19 +119,24 @@ def _is_one_mask(run: Run) -> bool:
     return gating is not None and gating.gater == BLIND
 
 
-def _gated_point(run: Run, data: str, threshold: float) -> Point:
+def _measured(run: Run, data: str, threshold: float | None) -> Point:
+    """Measure a run as it is, its gates at a threshold where it has some."""
     request = EvaluationRequest(data, "test", None, threshold, "cpu")
     found = evaluate_run(run.path, request).evaluation
-    assert found.gates is not None
-    return _point(run, None, threshold, found.error_percent, found.gates.needed_macs)
+    model = saved_models.load(run.path)
+    macs = found.gates.needed_macs if found.gates else _dense_macs(model, run)
+    return _point(run, None, threshold, found.error_percent, macs)
 
 
-def _plain_point(run: Run, data: str, network: nn.Module, mask: Mask | None) -> Point:
-    recipe = run.config.recipe
-    images = split_images(run, data, "test")
-    found = evaluate(network, images, recipe.data, plan(recipe.compute, torch.device("cpu")))
-    macs = accounting.count_macs(network, recipe.data.input_size).backbone_macs
-    return _point(run, mask, None, found.error_percent, macs)
+def _masked_point(run: Run, model: GaterNet, mask: Mask, data: str) -> Point:
+    left, recipe = _masked(run, model, mask, data), run.config.recipe
+    compute = plan(replace(recipe.compute, sync_batch_norm=False), torch.device("cpu"))
+    found = evaluate(left, split_images(run, data, "test"), recipe.data, compute)
+    return _point(run, mask, None, found.error_percent, _dense_macs(left, run))
+
+
+def _dense_macs(network: nn.Module, run: Run) -> int:
+    return accounting.count_macs(network, run.config.recipe.data.input_size).backbone_macs
 
 
 def _point(
@@ -154,15 +166,27 @@ def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
 @torch.no_grad()
 def _masked(run: Run, model: GaterNet, mask: Mask, data: str) -> nn.Module:
     """Return the plain network that is left of a gated one under one mask for all images."""
-    size = run.config.recipe.data.input_size
-    images = _some(run, data, "train", 1 if mask == "trained" else VOTERS)
-    gates = torch.cat([model.decide(each).gates for each in images.split(BATCH_SIZE)])
-    mine = (gates.mean(dim=0) > 0.5).float()
-    left = under_mask(model.backbone, model.points, mine, size)
-    some = images[:2]
-    expected = model(some, gates=mine.expand(len(some), -1)).logits
+    if mask == "trained":
+        gates = model.decide(_some(run, data, "train", 1)).gates[0]
+    else:
+        gates = open_for_most(run, model, data)
+    left = under_mask(model.backbone, model.points, gates, run.config.recipe.data.input_size)
+    some = _some(run, data, "test", 2)
+    expected = model(some, gates=gates.expand(len(some), -1)).logits
     torch.testing.assert_close(left(some), expected, rtol=1e-3, atol=1e-3)
     return left
+
+
+@torch.no_grad()
+def open_for_most(run: Run, model: GaterNet, data: str) -> Tensor:
+    """Return which gates are open for most of the training images that vote, (G,) float32."""
+    images, config = split_images(run, data, "train"), run.config.recipe.data
+    counts, voters = torch.zeros(model.gate_count), 0
+    for batch in evaluation_batches(images, config, BATCH_SIZE, Loading(torch.device("cpu"))):
+        voting = batch.images[batch.indices % EVERY == 0]
+        counts += model.decide(normalise(voting, config.mean, config.std)).gates.sum(dim=0)
+        voters += len(voting)
+    return (2 * counts > voters).float()
 
 
 def _some(run: Run, data: str, split: str, count: int) -> Tensor:

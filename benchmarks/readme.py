@@ -25,7 +25,7 @@ FIGURES = "docs/figures"
 WIDTH = 100
 """Characters of a line of text."""
 SHOWN = 8
-"""Columns of the table of errors: without hours and hardware."""
+"""Columns of the table of errors: without training error, hours and hardware."""
 
 
 def fill(text: str, found: Results) -> str:
@@ -99,7 +99,8 @@ def costs(found: Results) -> Iterator[str]:
     heads = ("network", "test error", "against plain", "multiply-accumulates", "milliseconds")
     yield from table(heads, (_cost(point, alike) for point in as_trained(alike)))
     yield ""
-    yield f"{epochs} epochs each, the gated ones' in two phases, their gater's own not counted;"
+    yield f"{epochs} epochs each, in two phases where a network was trained further, with gates or"
+    yield "without, and those of a gater not counted;"
     yield f"{measured.hardware}, {measured.date}"
     yield f"([numbers and every threshold]({RESULTS}/{measured.file})). *Against plain*: percentage"
     yield "points of error, less those of straight lines between the best plain networks."

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from gaternet import saved_models
+from gaternet import backbones, saved_models
 from gaternet.accounting import count_macs
+from gaternet.backbones import BackboneConfig
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
-from gaternet.model import GaterNet
+from gaternet.local import LocalGaterNet
+from gaternet.model import Decision, GaterNet
 from gaternet.reproduction.results import Results, read_results
 from gaternet.run_macs import count_run
 from gaternet.training.run import open_run
@@ -95,14 +98,41 @@ def test_curve_has_thresholds_and_the_mask_of_most_training_images(
         for split in ("train", "test")
     )
     with torch.inference_mode():
-        mask = (2 * model.decide(train).gates.sum(dim=0) > len(train)).float()
+        votes = model.decide(train[:: curve.EVERY]).gates
+        mask = (votes.mean(dim=0) > 0.5).float()
         chosen = model(test, gates=mask.expand(len(test), -1)).logits.argmax(dim=1)
+    assert 0 < mask.sum() < len(mask)
     labels = few_digits(len(test), "test").labels
     assert majority.error_percent == pytest.approx(100 * float((chosen != labels).double().mean()))
     counter = count_macs(model, data.input_size)
     needed = counter(torch.stack((mask, torch.ones_like(mask))).double()).sum(dim=1)
     assert majority.macs == float(needed[0] - (needed[1] - counter.backbone_macs))
     assert (majority.mask, majority.threshold) == ("majority", None)
+
+
+def test_only_some_training_images_vote(gated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = importlib.import_module("efficiency_curve")
+    run, model = open_run(gated_run), saved_models.load(gated_run)
+    assert isinstance(model, GaterNet)
+    seen = []
+    decide = model.decide
+
+    def noted(images: Tensor) -> Decision:
+        seen.append(len(images))
+        return decide(images)
+
+    monkeypatch.setattr(model, "decide", noted)
+    curve.open_for_most(run, model, "digits")
+    count = len(split_images(run, "digits", "train"))
+    assert sum(seen) == -(-count // 10)
+
+
+def test_local_gates_are_on_no_curve(gated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = importlib.import_module("efficiency_curve")
+    local = LocalGaterNet(backbones.create(BackboneConfig("resnet8", 10, 1, 8)))
+    monkeypatch.setattr(saved_models, "load", lambda path: local)
+    with pytest.raises(UserError, match="has no gater"):
+        next(curve.points_of(gated_run, "digits"))
 
 
 def test_a_run_s_gates_are_kept_for_the_page(

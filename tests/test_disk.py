@@ -18,6 +18,20 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "result.json"
+    write_file(file, "before")
+
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(file, "behind")
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_text() == "before"
+
+
 def test_directories_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("taken")
     with pytest.raises(UserError, match=r"cannot write into .*file: it is a file"):

@@ -30,10 +30,12 @@ def write_file(file: Path, text: str) -> None:
             os.fsync(stream.fileno())
         partial.replace(file)
         sync(file.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):  # where its folder is a file, or its name too long, it never was
             partial.unlink()
-        raise refused(file, error, len(text.encode())) from error
+        if isinstance(error, OSError):
+            raise refused(file, error, len(text.encode())) from error
+        raise
 
 
 def make_directory(directory: Path) -> None:

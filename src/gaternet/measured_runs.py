@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gaternet import recipes
+from gaternet.binarizers import GateForm
 from gaternet.errors import UserError
 from gaternet.given_files import read_json, validate
 from gaternet.right_images import Judged
@@ -42,7 +43,7 @@ class MeasuredRun:
     """Of one image under its own gates, mean."""
     gates: int | None = None
     open_gates: float | None = None
-    """Of an image, mean."""
+    """Of an image, mean; none where gates are soft, which are open in part."""
     averaged: int = 0
     """Networks of as many epochs each that were averaged; none: the run is one network's."""
     wall_seconds: float | None = None
@@ -85,7 +86,7 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
 
 def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
     name = str(values["recipe"])
-    gates = values.get("gates") or {}
+    gates, soft = values.get("gates") or {}, values.get("gate_form") == GateForm.SOFT
     full = recipes.RECIPES.get(name.removesuffix(SHORT))
     try:
         told = {
@@ -103,7 +104,7 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "macs": values.get("macs_per_image"),
             "needed_macs": values.get("macs_needed_per_image"),
             "gates": gates.get("total"),
-            "open_gates": gates.get("mean_open"),
+            "open_gates": None if soft else gates.get("mean_open"),
             "averaged": len(values.get("averaged", ())),
             "wall_seconds": values.get("wall_seconds"),
             "date": values.get("date"),

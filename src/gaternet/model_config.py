@@ -82,7 +82,7 @@ def describe(model: nn.Module) -> ModelConfig:
     """Return what builds `model`, a gated one or a plain backbone, again.
 
     Raises UserError where its backbone, its gater's extractor or its binarizer cannot be named, or
-    where less is left of a compressed backbone than `load` takes for a part of it.
+    where less is left of a compressed backbone than `saved_models.load` takes for a part of it.
     """
     if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))

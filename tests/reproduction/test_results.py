@@ -34,6 +34,23 @@ def test_each_file_is_taken_for_what_it_is(tmp_path: Path) -> None:
     assert read_results(tmp_path / "nothing") == Results()
 
 
+@pytest.mark.parametrize(("form", "opened"), [("hard", 267.6), ("soft", None)])
+def test_soft_gates_are_open_in_part_and_not_counted(
+    tmp_path: Path, form: str, opened: float | None
+) -> None:
+    gates = {"total": 336, "mean_open": 267.6}
+    write_results(tmp_path, {"a.json": RUN | {"gate_form": form, "gates": gates}})
+    (run,) = read_results(tmp_path).runs
+    assert (run.gates, run.open_gates) == (336, opened)
+
+
+def test_curve_of_another_version_is_not_misread(tmp_path: Path) -> None:
+    rows = [{**row, "one_mask": True} for row in CURVE["rows"]]
+    write_results(tmp_path, {"efficiency_x.json": CURVE | {"rows": rows}})
+    with pytest.raises(UserError, match="one_mask"):
+        read_results(tmp_path)
+
+
 def test_files_of_others_change_nothing(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "results")
     write_report(folder, tmp_path / "docs" / "results.md")

@@ -20,8 +20,8 @@ NOTE = """\
 The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
 gated networks and controls), Nesterov's momentum, weight decay {decay:g}. Gates start open (bias
 {bias:g}), λ is {sparsity:g}, the noise fades between {fades:.0%} and {faded:.0%} of the epochs, and
-BatchNorm's statistics are measured again at the end. Compare rows with each other rather than with
-the paper's figures.
+BatchNorm's statistics are measured again at the end, where a row says nothing else. Compare rows
+with each other rather than with the paper's figures.
 """
 GROUPS = {"lower error": "a lower error than", "higher error": "a higher error than"}
 """Verdicts, as they are said of one network against others."""
@@ -157,10 +157,10 @@ def _belongs(block: Block, run: MeasuredRun, mine: _Phases, phases: _Phases) -> 
 
 
 def _of_seeds_that_go_on(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
-    """Return what goes on from trained networks, and of all else what has the same seeds."""
+    """Return what goes on from trained networks, and of all else what belongs to the same seeds."""
     seeds = {run.seed for run in runs if _goes_on(run)}
     plain = {seed + SEED_OFFSETS["backbone"] for seed in seeds}
-    return [run for run in runs if run.seed in seeds | plain]
+    return [run for run in runs if _goes_on(run) or run.seed in (seeds if run.averaged else plain)]
 
 
 def _longest_first(phases: _Phases) -> tuple[int, int, bool]:
@@ -241,7 +241,7 @@ def _macs(runs: Sequence[MeasuredRun]) -> str:
 
 
 def _open_gates(runs: Sequence[MeasuredRun]) -> str:
-    """Return how many gates an image opens, mean, of how many there are."""
+    """Return how many gates an image opens, mean, of how many there are; of soft ones nothing."""
     found = [run.open_gates for run in runs if run.open_gates is not None]
     return f"{mean(found):.0f} of {runs[0].gates:,}" if found and runs[0].gates else ""
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from pydantic import ConfigDict
+
 from gaternet.analysis.behaviour import Behaviour
 from gaternet.errors import UserError
 from gaternet.given_files import read_json, validate
@@ -104,6 +106,8 @@ class CurvePoint:
     interval_ms: tuple[float, float]
     budget: float | None = None
     mask: Literal["trained", "majority"] | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # of other versions some say other things
 
     @property
     def plain(self) -> bool:

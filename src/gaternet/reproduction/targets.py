@@ -15,7 +15,8 @@ DEPTHS = (20, 56, 164)
 DATASETS = ("cifar10", "cifar100")
 CHEAPER = {"-budget-35": "resnet20-narrow", "": "resnet20-narrow", "-budget-70": "resnet14"}
 """How a budget's recipe ends → the plain network below it that needs most multiply-accumulates,
-but for ResNet-8, which needs more than a ResNet-20 of half the width and errs more."""
+but for ResNet-8, which needs more than a ResNet-20 of half the width and fits even its training
+images less well."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Block:
     """The same, asked only where one of the comparisons can be answered."""
     phases_alike: bool = True
     """Whether what goes on from trained networks is to be trained for as long as these were. Where
-    not, of these networks those are shown that something goes on from: all else is table 1's."""
+    not, of plain networks those backbones are shown that something goes on from: all else is
+    table 1's."""
     short_only: bool = False
     """Whether only the short recipes of its rows are trained alike."""
 

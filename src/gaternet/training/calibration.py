@@ -55,8 +55,8 @@ def reestimate_batch_norm(trainer: Trainer, images: Images) -> None:
 def meet_budget(trainer: Trainer, images: Images) -> None:
     """Move the gates' threshold to where the gates of evaluation meet the budget.
 
-    In training the gater's BatchNorms have a batch's statistics, and images are augmented: a few
-    per cent. Gates that are decided on the way depend on each other; theirs stays.
+    In training the gater's BatchNorms have a batch's statistics, and images are augmented: that is
+    a little off. Gates that are decided on the way depend on each other; theirs stays.
     """
     model, budget = trainer.evaluated, trainer.budget
     if budget is None or not isinstance(model, GaterNet):
