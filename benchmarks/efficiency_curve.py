@@ -2,12 +2,13 @@
 
     python benchmarks/efficiency_curve.py --runs RUN … --data DIR --out results/efficiency_NAME.json
 
-Of a gated run also the plain network that is left where all images have the gates that are open for
-most training images: what it is worth that each image has its own.
+Of a gated run also the plain network that `gaternet compress --one-mask` leaves, where all images
+have the gates that are open for most training images: what it is worth that each has its own.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,25 +16,22 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from gaternet import accounting, runtime, saved_models
+from gaternet import accounting, compression, runtime, saved_models
+from gaternet.analysis.record import collect
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
-from gaternet.data.augmentation import normalise
-from gaternet.data.batches import Loading, evaluation_batches, normalised_batches
+from gaternet.data.batches import normalised_batches
 from gaternet.errors import UserError
 from gaternet.model import GatedModel, GaterNet
-from gaternet.runtime.contestants import Contestant, Field, dense_forms, under_mask
+from gaternet.runtime.contestants import Contestant, Field, dense_forms
 from gaternet.runtime.latency import measure
 from gaternet.training.compute import plan
 from gaternet.training.config import BLIND
-from gaternet.training.evaluation import BATCH_SIZE, evaluate
+from gaternet.training.evaluation import evaluate
 from gaternet.training.run import Run, open_run
 from report import mistakes_told, publish
 
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Added to a run's own threshold: below 0 opens more gates."""
-
-EVERY = 10
-"""Every tenth training image votes on one mask for all."""
 
 Mask = Literal["trained", "majority"]
 
@@ -106,11 +104,11 @@ def points_of(path: Path, data: str) -> Iterator[Point]:
     elif not isinstance(model, GaterNet):
         raise UserError(f"{path} has no gater: its gates are decided layer by layer")
     elif _is_one_mask(run):
-        yield _masked_point(run, model, "trained", data)
+        yield _masked_point(run, "trained", data)
     else:
         for offset in THRESHOLDS:
             yield _measured(run, data, model.binarizer.threshold + offset)
-        yield _masked_point(run, model, "majority", data)
+        yield _masked_point(run, "majority", data)
 
 
 def _is_one_mask(run: Run) -> bool:
@@ -128,8 +126,8 @@ def _measured(run: Run, data: str, threshold: float | None) -> Point:
     return _point(run, None, threshold, found.error_percent, macs)
 
 
-def _masked_point(run: Run, model: GaterNet, mask: Mask, data: str) -> Point:
-    left, recipe = _masked(run, model, mask, data), run.config.recipe
+def _masked_point(run: Run, mask: Mask, data: str) -> Point:
+    left, recipe = _masked(run.path, data), run.config.recipe
     compute = plan(replace(recipe.compute, sync_batch_norm=False), torch.device("cpu"))
     found = evaluate(left, split_images(run, data, "test"), recipe.data, compute)
     return _point(run, mask, None, found.error_percent, _dense_macs(left, run))
@@ -156,37 +154,22 @@ def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
     if not isinstance(model, GaterNet):
         return dense_forms(model, images).contestants
     if point.mask is not None:
-        return dense_forms(_masked(run, model, point.mask, data), images).contestants
+        return dense_forms(_masked(run.path, data), images).contestants
     model.binarizer.threshold = cast(float, point.threshold)
     compiled = runtime.compile(model, images)
     share = float(compiled.decide(images).mean())
     return (Contestant("runtime", lambda: compiled(images), share, point.macs),)
 
 
-@torch.no_grad()
-def _masked(run: Run, model: GaterNet, mask: Mask, data: str) -> nn.Module:
-    """Return the plain network that is left of a gated one under one mask for all images."""
-    if mask == "trained":
-        gates = model.decide(_some(run, data, "train", 1)).gates[0]
-    else:
-        gates = open_for_most(run, model, data)
-    left = under_mask(model.backbone, model.points, gates, run.config.recipe.data.input_size)
-    some = _some(run, data, "test", 2)
-    expected = model(some, gates=gates.expand(len(some), -1)).logits
-    torch.testing.assert_close(left(some), expected, rtol=1e-3, atol=1e-3)
-    return left
-
-
-@torch.no_grad()
-def open_for_most(run: Run, model: GaterNet, data: str) -> Tensor:
-    """Return which gates are open for most of the training images that vote, (G,) float32."""
-    images, config = split_images(run, data, "train"), run.config.recipe.data
-    counts, voters = torch.zeros(model.gate_count), 0
-    for batch in evaluation_batches(images, config, BATCH_SIZE, Loading(torch.device("cpu"))):
-        voting = batch.images[batch.indices % EVERY == 0]
-        counts += model.decide(normalise(voting, config.mean, config.std)).gates.sum(dim=0)
-        voters += len(voting)
-    return (2 * counts > voters).float()
+@cache
+def _masked(path: Path, data: str) -> nn.Module:
+    """Return the plain network that is left where all images have the gates that most have."""
+    run, model = open_run(path), saved_models.load(path)
+    assert isinstance(model, GaterNet)
+    config = run.config.recipe.data
+    record = collect(model, normalised_batches(split_images(run, data, "train"), config, "cpu"))
+    made = compression.plan(model, record, one_mask=True, input_size=config.input_size)
+    return compression.one_mask(model, made, input_size=config.input_size)
 
 
 def _some(run: Run, data: str, split: str, count: int) -> Tensor:

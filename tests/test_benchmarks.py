@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from gaternet import backbones, saved_models
 from gaternet.accounting import count_macs
@@ -19,7 +18,7 @@ from gaternet.commands import EvaluationRequest, evaluate_run, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
 from gaternet.local import LocalGaterNet
-from gaternet.model import Decision, GaterNet
+from gaternet.model import GaterNet
 from gaternet.reproduction.results import Results, read_results
 from gaternet.run_macs import count_run
 from gaternet.training.run import open_run
@@ -98,8 +97,7 @@ def test_curve_has_thresholds_and_the_mask_of_most_training_images(
         for split in ("train", "test")
     )
     with torch.inference_mode():
-        votes = model.decide(train[:: curve.EVERY]).gates
-        mask = (votes.mean(dim=0) > 0.5).float()
+        mask = (model.decide(train).gates.mean(dim=0) > 0.5).float()
         chosen = model(test, gates=mask.expand(len(test), -1)).logits.argmax(dim=1)
     assert 0 < mask.sum() < len(mask)
     labels = few_digits(len(test), "test").labels
@@ -108,23 +106,6 @@ def test_curve_has_thresholds_and_the_mask_of_most_training_images(
     needed = counter(torch.stack((mask, torch.ones_like(mask))).double()).sum(dim=1)
     assert majority.macs == float(needed[0] - (needed[1] - counter.backbone_macs))
     assert (majority.mask, majority.threshold) == ("majority", None)
-
-
-def test_only_some_training_images_vote(gated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    curve = importlib.import_module("efficiency_curve")
-    run, model = open_run(gated_run), saved_models.load(gated_run)
-    assert isinstance(model, GaterNet)
-    seen = []
-    decide = model.decide
-
-    def noted(images: Tensor) -> Decision:
-        seen.append(len(images))
-        return decide(images)
-
-    monkeypatch.setattr(model, "decide", noted)
-    curve.open_for_most(run, model, "digits")
-    count = len(split_images(run, "digits", "train"))
-    assert sum(seen) == -(-count // 10)
 
 
 def test_local_gates_are_on_no_curve(gated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

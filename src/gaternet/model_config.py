@@ -59,7 +59,7 @@ class BinarizerConfig:
 class ModelConfig:
     """What builds a model again: its backbone, and where it has gates who decides on which.
 
-    plan: what was removed from the backbone; the gates are those that are left
+    plan: what was removed from the backbone; the gates are those that are left, if any
     """
 
     backbone: BackboneConfig
@@ -84,6 +84,8 @@ def describe(model: nn.Module) -> ModelConfig:
     Raises UserError where its backbone, its gater's extractor or its binarizer cannot be named, or
     where less is left of a compressed backbone than `saved_models.load` takes for a part of it.
     """
+    if isinstance(model, CompressedBackbone):
+        return ModelConfig(_whole_backbone(model, model), plan=model.plan)
     if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))
     compressed = model.backbone if isinstance(model.backbone, CompressedBackbone) else None
@@ -142,11 +144,11 @@ def _describe_binarizer(binarizer: Binarizer) -> BinarizerConfig:
 def build(config: ModelConfig) -> nn.Module:
     """Build the model that `config` describes, with fresh weights."""
     backbone = backbones.create(config.backbone)
-    if config.gater is None and config.local is None:
-        return backbone
     size = config.backbone.input_size
     if config.plan is not None:
         backbone = CompressedBackbone(backbone, config.plan, size, config.backbone)
+    if config.gater is None and config.local is None:
+        return backbone
     binarizer = _build_binarizer(config.binarizer)
     binarizer.threshold = config.threshold
     if config.local is not None:

@@ -284,12 +284,24 @@ def compression(report: "CompressionReport", out: str, *, as_json: bool) -> None
     table.add_row(f"{report.unseen_split} images classified correctly", *rates)
     console = Console(markup=False, highlight=False)
     console.print(table)
+    recorded, differing = f"on {report.recorded:,} {report.split} images", ""
+    if report.one_mask:
+        what = (
+            f"one mask for all images: {report.always_on:,} gates that open for more than half of "
+            f"them stay open, {report.removed:,} are closed, {recorded}"
+        )
+    else:
+        what = (
+            f"{report.removed:,} gates never opened, {report.always_on:,} never closed, "
+            f"{report.unneeded:,} have no reader left, {recorded} (tolerance {report.tolerance})"
+        )
+        differing = (
+            f", {proof.flips:,} of {proof.gates:,} gates that are left differ "
+            f"({proof.rounding_flips:,} by rounding)"
+        )
     console.print(
-        f"{report.removed:,} gates never opened, {report.always_on:,} never closed, "
-        f"{report.unneeded:,} have no reader left, on {report.recorded:,} {report.split} images "
-        f"(tolerance {report.tolerance})",
-        f"recorded images: max|Δ logits| / max|logits| = {proof.logit_error:.1e}, {proof.flips:,} "
-        f"of {proof.gates:,} gates that are left differ ({proof.rounding_flips:,} by rounding)",
+        what,
+        f"recorded images: max|Δ logits| / max|logits| = {proof.logit_error:.1e}{differing}",
         f"{report.unseen_split} images: the same class for {unseen.same_class:,} of "
         f"{unseen.images:,}; {unseen.wanted_removed:,} wanted a removed filter, "
         f"{unseen.wanted_closed:,} wanted one closed that is always open now",

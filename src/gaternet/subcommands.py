@@ -153,6 +153,7 @@ def compress(
     split: Literal["train", "validation"] = "train",
     images: int | None = None,
     tolerance: int = 0,
+    one_mask: Switch = False,
     plan: Path | None = None,
     device: str = "auto",
     json: Switch = False,
@@ -166,6 +167,8 @@ def compress(
         split: Images whose gates decide what goes; test images only serve the report.
         images: How many of them, and of the test images, at most; none: all.
         tolerance: Gates that open for fewer images go as well; 0: those that open for none.
+        one_mask: Every gate goes, open for all images if it opens for more than half of them: a
+            plain network is left, without a gater.
         plan: Plan of an earlier compression of the same run, in place of a new one.
         device: auto, cpu, cuda or cuda:N.
         json: Print JSON and nothing else.
@@ -173,7 +176,7 @@ def compress(
     from gaternet import presentation
     from gaternet.compression.command import CompressionRequest, compress_run
 
-    request = CompressionRequest(out, data, split, images, tolerance, plan, device)
+    request = CompressionRequest(out, data, split, images, tolerance, one_mask, plan, device)
     presentation.compression(compress_run(run, request), str(out), as_json=json)
 
 

@@ -49,6 +49,25 @@ def test_the_report_says_how_equal_and_how_much_smaller(
     assert (plan.split, plan.images, plan.tolerance) == ("validation", 100, 0)
 
 
+def test_one_mask_leaves_a_plain_run(
+    gated_run: Path, terminal: Terminal, digit: Path, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "plain", tmp_path / "again"
+    shown = terminal.succeed("compress", gated_run, "--out", out, "--one-mask")
+    assert "one mask for all images" in shown
+    report = json.loads((out / "report.json").read_text())
+    assert report["after"]["gates"] == 0
+    assert report["after"]["parameters"] < report["before"]["parameters"] / 2  # no gater
+    assert report["verification"]["logit_error"] < 1e-4
+    measured = json.loads(terminal.succeed("evaluate", out, "--json"))["evaluation"]
+    assert measured["gates"] is None
+    expected = 100 * (1 - report["unseen"]["correct"] / report["unseen"]["images"])
+    assert measured["error_percent"] == pytest.approx(expected)
+    assert json.loads(terminal.succeed("predict", out, digit, "--json"))[0]["layers"] == []
+    terminal.succeed("compress", gated_run, "--out", again, "--plan", out / "plan.json")
+    assert (again / "report.json").read_text() == (out / "report.json").read_text()
+
+
 def test_a_plan_serves_again(
     gated_run: Path, compressed: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
@@ -71,6 +90,8 @@ def test_mistakes(
         (1, (compressed, "--out", new), "compressed already"),
         (1, (gated_run, "--out", new, "--plan", gated_run / "config.json"), "is no plan"),
         (2, (gated_run, "--out", new, "--plan", plan, "--tolerance", "3"), "does not go with"),
+        (2, (gated_run, "--out", new, "--plan", plan, "--one-mask"), "does not go with"),
+        (2, (gated_run, "--out", new, "--one-mask", "--tolerance", "3"), "leaves no gate"),
         (2, (gated_run, "--out", new, "--images", "0"), "--images 0"),
         (2, (gated_run, "--out", new, "--tolerance", "-1"), "--tolerance -1"),
         (1, (gated_run, "--out", new, "--images", "5", "--tolerance", "5"), "tolerance 5"),

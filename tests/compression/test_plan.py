@@ -12,10 +12,18 @@ import torch
 from gaternet import Gater, GaterNet, UserError, compress, load, save, verify
 from gaternet.analysis import GateRecord, collect
 from gaternet.backbones import BackboneConfig, create
-from gaternet.compression import apply, backbone_of, plan, read_plan, write_plan
+from gaternet.compression import (
+    CompressedBackbone,
+    apply,
+    backbone_of,
+    one_mask,
+    plan,
+    read_plan,
+    write_plan,
+)
 from gaternet.compression.report import Masked, compare_unseen, verify_batches
 from gaternet.local import LocalGaterNet
-from gaternet.rivals import RandomGates
+from gaternet.rivals import RandomGates, make_binarizer
 from small_runs import few_digits, tiny_backbone, tiny_gated
 
 
@@ -50,6 +58,52 @@ def test_what_goes_is_counted_gate_by_gate(model: GaterNet) -> None:
     assert (made.images, made.tolerance, made.split) == (10, 2, "validation")
     assert made.gates("removed") == (0, 2, *range(12, 20))
     assert made.gates("always_on") == (1, 4, 5, 6, 7)
+
+
+def test_one_mask_has_what_is_open_for_more_than_half(model: GaterNet) -> None:
+    counts = [5, 6, 0, 10] + [4] * 4 + [6, 6, 5, 10] + [7] * 8
+    made = plan(model, record_of(counts, 10, model), one_mask=True)
+    assert made.one_mask
+    assert made.gates("removed") == (0, 2, 4, 5, 6, 7, 10)
+    assert len(made.gates("always_on")) == 13
+    mask = torch.ones(20)
+    mask[list(made.gates("removed"))] = 0
+    small = one_mask(model, made)
+    expected = model(images(), gates=mask.expand(60, -1)).logits
+    torch.testing.assert_close(small(images()), expected, rtol=1e-4, atol=1e-4)
+    assert sum(p.numel() for p in small.parameters()) < sum(
+        p.numel() for p in model.backbone.parameters()
+    )
+    assert verify_batches(model, small, images().split(25)).agrees(1e-4)
+    found = compare_unseen(model, small, [(images(), few_digits(60).labels)])
+    assert found.images == 60
+    assert found.correct == int((expected.argmax(1) == few_digits(60).labels).sum())
+
+
+def test_one_mask_is_a_plain_network_on_disk(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    extractor = create(BackboneConfig("resnet8", 0, image_size=8))
+    backbone = create(BackboneConfig("densenet-bc-16-4", 5, image_size=8))
+    named = GaterNet(backbone, Gater(extractor, bottleneck=4)).eval()
+    record = collect(named, [torch.rand(20, 3, 8, 8)])
+    small = one_mask(named, plan(named, record, one_mask=True))
+    save(small, tmp_path / "small")
+    loaded = load(tmp_path / "small")
+    assert isinstance(loaded, CompressedBackbone)
+    given = torch.rand(5, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(given), small(given))
+
+
+def test_plans_with_and_without_gates_are_told_apart(model: GaterNet) -> None:
+    record = collect(model, [images()])
+    with pytest.raises(UserError, match="leaves no gate"):
+        apply(model, plan(model, record, one_mask=True))
+    with pytest.raises(UserError, match="leaves gates"):
+        one_mask(model, plan(model, record))
+    model.binarizer = make_binarizer("soft")
+    with pytest.raises(UserError, match="soft gates scale"):
+        plan(model, record, one_mask=True)
 
 
 def test_recorded_images_are_answered_as_before(model: GaterNet) -> None:

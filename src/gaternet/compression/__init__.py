@@ -1,6 +1,6 @@
 """Filters that never open leave the network for good; gates that never close leave the gater."""
 
-from gaternet.compression.apply import apply, compress
+from gaternet.compression.apply import apply, compress, one_mask
 from gaternet.compression.network import CompressedBackbone, backbone_of
 from gaternet.compression.plan import (
     CompressionPlan,
@@ -21,6 +21,7 @@ __all__ = [
     "backbone_of",
     "compress",
     "fingerprint",
+    "one_mask",
     "plan",
     "read_plan",
     "write_plan",

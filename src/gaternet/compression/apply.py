@@ -1,4 +1,4 @@
-"""A model without what its plan removes: again a GaterNet, with fewer filters and fewer gates."""
+"""A model without what its plan removes: fewer filters and fewer gates, or none at all."""
 
 import copy
 from typing import TYPE_CHECKING
@@ -44,12 +44,11 @@ def apply(
 
     `backbone.columns` of the smaller one says which of the model's gates its own are.
 
-    Raises UserError where the plan was made for another model or other weights.
+    Raises UserError where the plan was made for another model or other weights, or leaves no gate.
     """
-    check_fits(plan, model)
-    backbone = CompressedBackbone(model.backbone, plan, input_size, _config(model.backbone))
-    if (like := next(model.backbone.parameters(), None)) is not None:
-        backbone.to(like.device)
+    if plan.one_mask:
+        raise UserError("this plan leaves no gate: `one_mask` makes a plain network by it")
+    backbone = _smaller_backbone(model, plan, input_size)
     gater = copy.deepcopy(model.gater)
     assert gater.head is not None
     last = gater.head.get_submodule("fc2")
@@ -61,6 +60,33 @@ def apply(
         backbone, gater, backbone.points, backbone.input_size, copy.deepcopy(model.binarizer)
     )
     return small.eval()
+
+
+def one_mask(
+    model: GaterNet,
+    plan: CompressionPlan,
+    *,
+    input_size: tuple[int, int, int] | None = None,
+) -> CompressedBackbone:
+    """Return the plain network, without a gater, that a plan of one mask for all images leaves.
+
+    It is in evaluation mode; `model` is left as it is.
+
+    Raises UserError where the plan was made for another model or other weights, or leaves gates.
+    """
+    if not plan.one_mask:
+        raise UserError("this plan leaves gates: `apply` makes a smaller gated network by it")
+    return _smaller_backbone(model, plan, input_size).eval()
+
+
+def _smaller_backbone(
+    model: GaterNet, plan: CompressionPlan, input_size: tuple[int, int, int] | None
+) -> CompressedBackbone:
+    check_fits(plan, model)
+    backbone = CompressedBackbone(model.backbone, plan, input_size, _config(model.backbone))
+    if (like := next(model.backbone.parameters(), None)) is not None:
+        backbone.to(like.device)
+    return backbone
 
 
 def _config(backbone: nn.Module) -> BackboneConfig | None:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gaternet import checkpoint, model_config, saved_models
 from gaternet.analysis.record import GateRecord, collect
 from gaternet.commands import split_images
-from gaternet.compression.apply import apply
-from gaternet.compression.network import backbone_of
+from gaternet.compression.apply import apply, one_mask
+from gaternet.compression.network import CompressedBackbone, backbone_of
 from gaternet.compression.plan import plan, read_plan, write_plan
 from gaternet.compression.report import CompressionReport, Size, compare_unseen, verify_batches
 from gaternet.data.augmentation import normalise
@@ -39,6 +39,7 @@ class CompressionRequest:
     split: str = "train"
     images: int | None = None
     tolerance: int = 0
+    one_mask: bool = False
     plan: Path | None = None
     device: str = "auto"
 
@@ -59,21 +60,30 @@ def compress_run(path: Path, request: CompressionRequest) -> CompressionReport:
     size = run.config.recipe.data
     shape = (size.channels, size.image_size, size.image_size)
     if request.plan is None:
-        made = plan(model, record, request.tolerance, split=request.split, input_size=shape)
+        made = plan(
+            model,
+            record,
+            request.tolerance,
+            one_mask=request.one_mask,
+            split=request.split,
+            input_size=shape,
+        )
     else:
         made = read_plan(request.plan)
-    small = apply(model, made, input_size=shape)
+    make = one_mask if made.one_mask else apply
+    small = make(model, made, input_size=shape)
     columns = list(backbone_of(small).columns)
     (macs, unknown), (macs_after, _) = (macs_per_image(m, size) for m in (model, small))
     report = CompressionReport(
         recorded=len(record),
         split=request.split,
         tolerance=made.tolerance,
+        one_mask=made.one_mask,
         removed=len(made.gates("removed")),
         always_on=len(made.gates("always_on")),
         unneeded=len(made.gates("unneeded")),
         before=Size(_parameters(model), macs, model.gate_count, _open_share(record)),
-        after=Size(_parameters(small), macs_after, small.gate_count, _open_share(record, columns)),
+        after=Size(_parameters(small), macs_after, len(columns), _open_share(record, columns)),
         uncounted=unknown,
         verification=verify_batches(model, small, (images for images, _ in recorded)),
         unseen=compare_unseen(model, small, _Part(run, request, "test", model)),
@@ -107,21 +117,26 @@ def _check(request: CompressionRequest) -> None:
         raise UsageError(f"--images {request.images} is less than 1")
     if request.tolerance < 0:
         raise UsageError(f"--tolerance {request.tolerance} is less than 0")
-    if request.plan is not None and request.tolerance:
-        raise UsageError("--plan says what goes: --tolerance does not go with it")
+    if request.plan is not None and (request.tolerance or request.one_mask):
+        raise UsageError("--plan says what goes: --tolerance or --one-mask does not go with it")
+    if request.one_mask and request.tolerance:
+        raise UsageError("--one-mask leaves no gate: --tolerance does not go with it")
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         raise UserError(f"{request.out} exists already; choose another --out")
 
 
-def _parameters(model: GaterNet) -> int:
+def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _open_share(record: GateRecord, columns: list[int] | slice = slice(None)) -> float:
-    return float(record.open_counts()[columns].mean()) / len(record)
+    counts = record.open_counts()[columns]
+    return float(counts.mean()) / len(record) if len(counts) else 1.0
 
 
-def _write(run: Run, out: Path, small: GaterNet, report: CompressionReport) -> None:
+def _write(
+    run: Run, out: Path, small: GaterNet | CompressedBackbone, report: CompressionReport
+) -> None:
     source = checkpoint.newest(run.checkpoints)
     epoch, _ = checkpoint.position(source)
     values = {checkpoint.MODEL: asdict(model_config.describe(small))}

@@ -55,8 +55,13 @@ class CompressedBackbone(nn.Module):
         return self.network(images)
 
 
-def backbone_of(model: GaterNet) -> CompressedBackbone:
-    """Return the backbone of a compressed model; raise TypeError where it is another one."""
+def backbone_of(model: GaterNet | CompressedBackbone) -> CompressedBackbone:
+    """Return the backbone of a compressed model; raise TypeError where it is another one.
+
+    Of one without any gate left, that is the model itself.
+    """
+    if isinstance(model, CompressedBackbone):
+        return model
     if not isinstance(model.backbone, CompressedBackbone):
         raise TypeError(f"{type(model.backbone).__name__} is no compressed backbone")
     return model.backbone

@@ -95,12 +95,18 @@ class CompressionPlan:
         """G, the number of gates before."""
         return sum(point.gates for point in self.points)
 
+    @property
+    def one_mask(self) -> bool:
+        """Whether every gate goes, so that all images have the same filters."""
+        return not any(point.kept for point in self.points)
+
 
 def plan(
     model: GaterNet,
     record: "GateRecord",
     tolerance: int = 0,
     *,
+    one_mask: bool = False,
     split: str | None = None,
     input_size: tuple[int, int, int] | None = None,
 ) -> CompressionPlan:
@@ -109,19 +115,25 @@ def plan(
     A gate that is open for no image, or for fewer than `tolerance`, goes with its filters; one that
     is open for every image goes from the gater. Soft gates that never close stay: they scale.
 
+    one_mask: every gate goes, from then on open for all images if it was open for more than half of
+        them, and with its filters if it was not; `tolerance` plays no part
+
     split: what the record's images are, for the reader of the plan
     input_size: (C, H, W) of an image, where the backbone does not declare it
 
-    Raises UserError where the record is another model's or no gate would be left.
+    Raises UserError where the record is another model's or no gate would be left, and for one mask
+    of soft gates, which scale their filters.
     """
     _check(model, record, tolerance)
     counts = record.open_counts()
     hard = model.binarizer.form != GateForm.SOFT
+    if one_mask and not hard:
+        raise UserError("soft gates scale their filters: no mask of 0 and 1 does the same")
     drafts = []
     for point in model.points:
         opened = counts[model.slices[point.name]]
-        off = opened < max(tolerance, 1)
-        on = (opened == len(record)) & ~off & hard
+        off = 2 * opened <= len(record) if one_mask else opened < max(tolerance, 1)
+        on = ~off if one_mask else (opened == len(record)) & ~off & hard
         drafts.append(_point_plan(point, off, on, np.zeros_like(off)))
     graph = trace(model.backbone, input_size)
     states = fixed_states(graph, drafts)
@@ -130,10 +142,10 @@ def plan(
         present = states.present[gated_node(graph, draft)].reshape(-1, draft.block).any(axis=1)
         off, on = (np.isin(np.arange(draft.gates), g) for g in (draft.removed, draft.always_on))
         points.append(_point_plan(point, off, on, ~present & ~off & ~on))
-    if not any(point.kept for point in points):
+    if not one_mask and not any(point.kept for point in points):
         raise UserError(
             f"none of {len(counts)} gates depends on the image over {len(record)} images: nothing "
-            "is left for a gater to decide; a plain network is what this model is"
+            "is left for a gater to decide; a plain network is what this model is (--one-mask)"
         )
     return CompressionPlan(
         fingerprint(model), len(record), split, tolerance, tuple(points), kept_whole(states)

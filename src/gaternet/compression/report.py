@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gaternet.binarizers import Binarizer
-from gaternet.compression.network import backbone_of
+from gaternet.compression.network import CompressedBackbone, backbone_of
 from gaternet.model import Decision, GaterNet, GaterNetOutput
 from gaternet.verification import Verification, verify
 
@@ -18,7 +18,7 @@ class Masked:
     The gates that went are fixed as the plan has them: removed ones closed, the others open.
     """
 
-    def __init__(self, model: GaterNet, small: GaterNet) -> None:
+    def __init__(self, model: GaterNet, small: GaterNet | CompressedBackbone) -> None:
         backbone = backbone_of(small)
         self.model = model
         self.columns = list(backbone.columns)
@@ -85,6 +85,7 @@ class CompressionReport:
     recorded: int
     split: str
     tolerance: int
+    one_mask: bool
     removed: int
     always_on: int
     unneeded: int
@@ -97,10 +98,12 @@ class CompressionReport:
     unseen_split: str
 
 
-def verify_batches(model: GaterNet, small: GaterNet, batches: Iterable[Tensor]) -> Verification:
+def verify_batches(
+    model: GaterNet, small: GaterNet | CompressedBackbone, batches: Iterable[Tensor]
+) -> Verification:
     """Compare a compressed model with the masked one on normalised images, batch by batch."""
     masked = Masked(model, small)
-    found = [verify(masked, small, images) for images in batches]
+    found = [_verify(masked, small, images) for images in batches]
     return Verification(
         max(part.logit_error for part in found),
         sum(part.gates for part in found),
@@ -109,9 +112,18 @@ def verify_batches(model: GaterNet, small: GaterNet, batches: Iterable[Tensor]) 
     )
 
 
+def _verify(masked: Masked, small: GaterNet | CompressedBackbone, images: Tensor) -> Verification:
+    if isinstance(small, GaterNet):
+        return verify(masked, small, images)
+    no_gates = images.new_ones(len(images), 0)
+    return verify(masked, lambda images, gates: (small(images), gates), images, no_gates)
+
+
 @torch.no_grad()
 def compare_unseen(
-    model: GaterNet, small: GaterNet, batches: Iterable[tuple[Tensor, Tensor]]
+    model: GaterNet,
+    small: GaterNet | CompressedBackbone,
+    batches: Iterable[tuple[Tensor, Tensor]],
 ) -> UnseenImages:
     """Compare both on normalised images and labels (N,) that the plan was not made from."""
     plan = backbone_of(small).plan
@@ -119,7 +131,8 @@ def compare_unseen(
     counts = [0] * 6
     for images, labels in batches:
         before, gates = model(images)
-        said, said_before = small(images).logits.argmax(1), before.argmax(1)
+        logits = small(images).logits if isinstance(small, GaterNet) else small(images)
+        said, said_before = logits.argmax(1), before.argmax(1)
         found = (
             torch.ones_like(said),
             said == said_before,

@@ -23,8 +23,8 @@ gated ones this package's runtime. Two processes may differ by more than an inte
 MASKS = """\
 Where all images have the same gates, the filters that these close are taken out: a plain network
 without a gater is left. *One mask* was trained to its budget as gates are; *gates of most images*
-are those of the network above that are open for most of a tenth of its training images, and nothing
-was trained for them."""
+are those of the network above that are open for more than half of the training images, and nothing
+was trained for them: `gaternet compress --one-mask` makes such a network."""
 NAMES = {"trained": "one mask", "majority": "gates of most images"}
 """Of masks for all images."""
 
