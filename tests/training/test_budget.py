@@ -1,5 +1,6 @@
 """The budget of multiply-accumulates: what holds it, and that it is reached without collapsing."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gaternet.data.settings import DIGITS
 from gaternet.errors import UsageError
 from gaternet.model import GaterNet
 from gaternet.training.budget import WEIGHT, make_budget, threshold_for
+from gaternet.training.calibration import calibrate
 from gaternet.training.config import Recipe, Sources, check
 from gaternet.training.phases import train
 from gaternet.training.schedules import budget_share
@@ -129,6 +131,34 @@ def test_threshold_is_where_the_samples_need_the_target() -> None:
         threshold = threshold_for(counter, logits, target)
         share = counter.shares((logits >= threshold).double()).mean().item()
         assert share == pytest.approx(target, rel=1e-3)
+
+
+def test_batch_norm_is_measured_under_the_gates_of_the_final_threshold() -> None:
+    """One that opens a filter behind it would give it to layers that never saw it."""
+    assert EFFICIENT.gating is not None
+    gating = replace(EFFICIENT.gating, reestimate_batch_norm=True)
+    recipe = with_batches(replace(EFFICIENT, gating=gating, pretrain=()), 40)
+    model = model_of(recipe)
+    trainer = Trainer(model, recipe, cpu_plan(recipe))
+    images = few_digits(160)
+    calibrate(trainer, images)
+    assert abs(model.binarizer.threshold) > 0.1
+    batches = [(p / 255 - DIGITS.mean[0]) / DIGITS.std[0] for p, _, _ in trainer.batches(images)]
+    reference = copy.deepcopy(model).eval()
+    gates = [reference.decide(batch).gates for batch in batches]
+    assert any(
+        (g != (reference.gate_logits(b) >= 0)).any() for g, b in zip(gates, batches, strict=True)
+    )
+    inputs: list[Tensor] = []
+    watched = reference.backbone.get_submodule("stage3.block1.bn2")
+    watched.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    reference.backbone.train()
+    with torch.no_grad():
+        for batch, chosen in zip(batches, gates, strict=True):
+            reference(batch, gates=chosen)
+    expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs]).mean(dim=0)
+    found = model.backbone.get_submodule("stage3.block1.bn2").running_mean
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_threshold_outlives_a_run_that_was_killed_before_its_result(tmp_path: Path) -> None:

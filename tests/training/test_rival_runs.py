@@ -12,7 +12,7 @@ import gaternet
 from gaternet.binarizers import GateForm
 from gaternet.commands import EvaluationRequest, evaluate_run, predict_images
 from gaternet.model import GatedModel
-from gaternet.training.calibration import reestimate_batch_norm
+from gaternet.training.calibration import calibrate
 from gaternet.training.config import Recipe, Sources
 from gaternet.training.phases import build_model, train
 from gaternet.training.trainer import Trainer
@@ -88,7 +88,7 @@ def test_what_only_training_draws_has_no_part_in_batch_norm_measured_again(name:
         assert isinstance(model, GatedModel)
         model.dropout.set_rate(share)
         model.ungated.set_share(share)
-        reestimate_batch_norm(Trainer(model, recipe, cpu_plan(recipe)), few_digits(160))
+        calibrate(Trainer(model, recipe, cpu_plan(recipe)), few_digits(160))
         found.append(dict(model.named_buffers()))
     for buffer in (name for name in found[0] if name.endswith("running_mean")):
         assert torch.equal(found[0][buffer], found[1][buffer]), buffer

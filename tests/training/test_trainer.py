@@ -18,7 +18,7 @@ from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.settings import DIGITS
 from gaternet.errors import UserError
 from gaternet.model import GaterNet
-from gaternet.training.calibration import reestimate_batch_norm
+from gaternet.training.calibration import calibrate
 from gaternet.training.config import Compute, Optimizer, Recipe, Sources
 from gaternet.training.loop import Probe, fit
 from gaternet.training.phases import build_model, train
@@ -375,7 +375,7 @@ def test_batch_norm_is_measured_again_under_the_gates_of_evaluation() -> None:
         reference.gater.eval()
         for batch in batches:
             reference(batch, gates=(reference.gate_logits(batch) >= 0).float())
-    reestimate_batch_norm(trainer, images)
+    calibrate(trainer, images)
     expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs]).mean(dim=0)
     norm = model.backbone.get_submodule("stage2.block1.bn1")
     assert isinstance(norm, nn.BatchNorm2d)

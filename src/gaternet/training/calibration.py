@@ -24,15 +24,30 @@ MEASURED_BATCHES = 100
 AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
 
 
-def reestimate_batch_norm(trainer: Trainer, images: Images) -> None:
-    """Measure BatchNorm's running statistics again, under the gates of evaluation.
+def calibrate(trainer: Trainer, images: Images) -> None:
+    """Make the network that is evaluated of one whose training has ended.
 
-    The gater's come first: the backbone's are then taken under the very gates that it gives.
+    BatchNorm's statistics of the gater come first, since the gates follow from them; then the
+    gates' threshold, where there is a budget; and under these very gates the statistics of all
+    else. In another order a filter that the threshold opens would meet statistics without it.
     """
-    network = trainer.evaluated
+    network, gating = trainer.evaluated, trainer.recipe.gating
+    assert isinstance(network, GatedModel)
+    assert gating is not None
     if isinstance(network, GaterNet):
         gater = network.gater
-        _measure(trainer, images, gater, lambda batch, keys: gater(batch))
+        if gating.reestimate_batch_norm:
+            _measure(trainer, images, gater, lambda batch, keys: gater(batch))
+            trainer.plan.processes.take_from_first(gater.buffers())
+        _meet_budget(trainer, network, images)
+    if gating.reestimate_batch_norm:
+        _measure_backbone(trainer, images, network)
+        trainer.plan.processes.take_from_first(network.buffers())
+
+
+def _measure_backbone(trainer: Trainer, images: Images, network: GatedModel) -> None:
+    """Measure BatchNorm's statistics again under the gates of evaluation."""
+    if isinstance(network, GaterNet):
         network.eval()
         _measure(
             trainer,
@@ -42,24 +57,19 @@ def reestimate_batch_norm(trainer: Trainer, images: Images) -> None:
                 batch, gates=network.decide(batch, keys=keys).gates, keys=keys
             ),
         )
-    elif isinstance(network, GatedModel):
-        _measure(trainer, images, network, functools.partial(_under_its_gates, network))
-    elif getattr(network, "takes_keys", False):
-        _measure(trainer, images, network, lambda batch, keys: network(batch, keys=keys))
     else:
-        _measure(trainer, images, network, lambda batch, keys: network(batch))
-    trainer.plan.processes.take_from_first(trainer.evaluated.buffers())
+        _measure(trainer, images, network, functools.partial(_under_its_gates, network))
 
 
 @torch.inference_mode()
-def meet_budget(trainer: Trainer, images: Images) -> None:
+def _meet_budget(trainer: Trainer, model: GaterNet, images: Images) -> None:
     """Move the gates' threshold to where the gates of evaluation meet the budget.
 
     In training the gater's BatchNorms have a batch's statistics, and images are augmented: that is
     a little off. Gates that are decided on the way depend on each other; theirs stays.
     """
-    model, budget = trainer.evaluated, trainer.budget
-    if budget is None or not isinstance(model, GaterNet):
+    budget = trainer.budget
+    if budget is None:
         return
     model.eval()
     data = trainer.recipe.data

@@ -9,7 +9,7 @@ from gaternet.binarizers import GateForm
 from gaternet.data.batches import Images
 from gaternet.errors import Interrupted, UserError
 from gaternet.model import GatedModel
-from gaternet.training.calibration import meet_budget, reestimate_batch_norm
+from gaternet.training.calibration import calibrate
 from gaternet.training.collapse import WARNING, collapse_warning
 from gaternet.training.evaluation import evaluate
 from gaternet.training.interruption import Watch
@@ -100,10 +100,8 @@ def _close_epoch(
     """Return an epoch's metrics; behind the last one, make the network that is evaluated."""
     recipe = trainer.recipe
     last = trainer.epoch == recipe.epochs
-    if last and recipe.gating and recipe.gating.reestimate_batch_norm:
-        reestimate_batch_norm(trainer, images)
-    if last:
-        meet_budget(trainer, images)
+    if last and recipe.gating:
+        calibrate(trainer, images)
     metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
     metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
     metrics["probe"] = shown = probe_metrics(trainer, probe)
