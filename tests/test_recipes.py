@@ -11,6 +11,7 @@ from gaternet import backbones, recipes
 from gaternet.backbones import BackboneConfig
 from gaternet.errors import UsageError
 from gaternet.recipes import RECIPES
+from gaternet.recipes.comparisons import control
 from gaternet.training.config import Gating, parts, recipe_from_dict, recipe_to_dict
 from gaternet.training.cost import cost
 from gaternet.training.schedules import gate_dropout_rate, learning_rate
@@ -265,3 +266,10 @@ def test_unknown_recipe_gives_near_ones() -> None:
         recipes.get("cifar10/resnet20_gated")
     with pytest.raises(UsageError, match="gaternet recipes list"):
         recipes.get("?")
+
+
+def test_controls_of_one_backbone_trained_alike_are_one() -> None:
+    gated, efficient = (
+        recipes.get(f"cifar10/resnet20-{kind}-short") for kind in ("gated", "efficient")
+    )
+    assert control(gated) == control(efficient) == recipes.get("cifar10/resnet20-control-short")

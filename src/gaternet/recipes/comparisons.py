@@ -6,6 +6,7 @@ the same loop.
 """
 
 from collections.abc import Mapping
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +98,7 @@ def control(gated: Recipe) -> Recipe:
     """The control: the plain backbone trained on for as many epochs as the joint phase has."""
     return replace(
         gated,
-        name=gated.name.replace("-gated", "-control"),
+        name=re.sub("-gated|-efficient", "-control", gated.name),
         reproduces=f"not in the paper: the plain backbone trained on for as many epochs as "
         f"{gated.name}'s joint phase",
         gating=None,
