@@ -5,8 +5,8 @@ alternatives. Each recipe here differs from the gated one in what its name says,
 the same loop.
 """
 
-from collections.abc import Mapping
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
