@@ -10,11 +10,14 @@ import torch
 from scipy.stats import binom
 
 import gaternet
+from gaternet import saved_models
 from gaternet.accounting import MacCounter
 from gaternet.backbones import BackboneConfig, create
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
+from gaternet.local import LocalGaterNet
 from gaternet.run_latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
+from gaternet.runtime import contestants
 from gaternet.runtime.contestants import Contestant, Field, slimmed, under_mask
 from gaternet.runtime.latency import ROUNDS, measure, median_ranks
 from terminal import Terminal
@@ -114,8 +117,32 @@ def test_an_unknown_network_is_named(terminal: Terminal) -> None:
     assert "resnet7" in terminal.fail(1, "bench", "latency", "--model", "resnet7")
 
 
-def test_a_plain_run_has_nothing_to_skip(plain_run: Path, terminal: Terminal) -> None:
-    assert "has no gater" in terminal.fail(2, "bench", "latency", plain_run)
+def test_what_a_compression_leaves_without_a_gater_is_timed_as_it_is(
+    gated_run: Path, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("no compiler is here\nand more")
+
+    monkeypatch.setattr(contestants, "_frozen", no_compiler)
+    left = tmp_path / "left"
+    terminal.succeed("compress", gated_run, "--out", left, "--one-mask")
+    words = ("bench", "latency", left, "--batches", "1", "2", "--seconds", "0")
+    rows = json.loads(terminal.succeed(*words, "--json"))
+    eager = [row for row in rows if row["variant"] == "dense-eager"]
+    assert [row["batch"] for row in eager] == [1, 2]
+    assert {row["variant"] for row in rows} <= {"dense-eager", "dense-onnxruntime"}
+    whole = json.loads((gated_run / "result.json").read_text())["macs_per_image"]
+    report = json.loads((left / "report.json").read_text())
+    assert eager[0]["macs_per_image"] == report["after"]["macs"] < whole
+    assert "not measured: dense-compiled: no compiler is here" in terminal.succeed(*words)
+
+
+def test_local_gates_skip_nothing(
+    gated_run: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = LocalGaterNet(create(BackboneConfig("resnet8", 10, 1, 8)))
+    monkeypatch.setattr(saved_models, "load", lambda path: local)
+    assert "has local gates" in terminal.fail(2, "bench", "latency", gated_run)
 
 
 @pytest.mark.slow

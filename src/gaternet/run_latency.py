@@ -16,8 +16,8 @@ from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, Layers, find_gate_points
 from gaternet.graph import trace
-from gaternet.model import GaterNet
-from gaternet.runtime.contestants import Field, given_gates, own_gates
+from gaternet.model import GatedModel, GaterNet
+from gaternet.runtime.contestants import Field, dense_forms, given_gates, own_gates
 from gaternet.runtime.latency import LatencyRow, measure
 from gaternet.training.compute import choose_device, hardware
 from gaternet.training.run import Run, open_run
@@ -69,22 +69,29 @@ class Latencies:
 
 
 def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> Latencies:
-    """Measure a run's newest checkpoint on test images, its gater included.
+    """Measure a run's newest checkpoint on test images, its gater included where it has one.
 
-    Raises UserError where there is none or it has no gater, or where data do not go with it.
+    Raises UserError where there is none or its gates are local, or where data do not go with it.
     """
     device = _prepare(request)
     run = open_run(path)
     model = saved_models.load(path).to(device)
-    if not isinstance(model, GaterNet):
-        raise UsageError(f"{path} has no gater: `gaternet bench latency --model` takes any network")
-    small, missing = _compressed(model, run, data, device)
+    if isinstance(model, GatedModel) and not isinstance(model, GaterNet):
+        raise UsageError(
+            f"{path} has local gates, which a layer decides on from its own input: only filters "
+            "that a gater chose before can be skipped, so there is nothing to time beside masks"
+        )
     images = _images(run, "test", data, max(request.batches), device)
     if len(images) < max(request.batches):
         raise UsageError(f"--batches {max(request.batches)}: {len(images)} test images are there")
+    small, missing = None, {}
+    if isinstance(model, GaterNet):
+        small, missing = _compressed(model, run, data, device)
 
     def field(batch: int) -> Field:
-        return own_gates(model, small, images[:batch])
+        if isinstance(model, GaterNet):
+            return own_gates(model, small, images[:batch])
+        return dense_forms(model, images[:batch])
 
     found = _race(run.config.recipe.name, field, request, device)
     return replace(found, missing=missing | found.missing)

@@ -312,7 +312,8 @@ def bench_latency(
     """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
 
     Args:
-        run: Run directory, or a name from `gaternet models`; its own gates, on test images.
+        run: Run directory, or a name from `gaternet models`; its own gates, on test images. Of a
+            run without gates, such as `compress --one-mask` leaves, the dense forms.
         model: A network by name instead, such as timm/resnet50, with random gates and no gater.
         open_share: With --model: share of each layer's gates that is open.
         points: With --model: gated layers; outer are the paper's, inner those before.
