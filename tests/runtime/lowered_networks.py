@@ -72,10 +72,11 @@ def lowered(network: nn.Module, points: Sequence[GatePoint], graph: Graph) -> Lo
     """Lower a network in evaluation mode, gated at `points`."""
     flow = follow(graph, points)
     units = find_units(flow, network)
+    skipping = lower(flow, network, units)
     forms = {
-        "skipping": lower(flow, network, units),
+        "skipping": skipping,
         "dense": lower(flow, network, units, dense=units),
-        "chained": chained(lower(flow, network, units)),
+        "chained": chained(skipping),
     }
     count = sum(point.gates for point in points)
     return Lowered(masked_backbone(network, points), forms, units, count, graph.input_size)

@@ -4,6 +4,7 @@ Small layers take less time than calling them one by one from Python does. What 
 which order, stays the same.
 """
 
+import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from operator import getitem
@@ -48,7 +49,11 @@ class GatedChain(nn.Module):
 
 
 def chained(lowered: fx.GraphModule) -> fx.GraphModule:
-    """Return a lowered backbone in which neighbouring units by the operator are one call."""
+    """Return a lowered backbone in which neighbouring units by the operator are one call.
+
+    The one that was given stays as it is; both have the same units.
+    """
+    lowered = fx.GraphModule(lowered, copy.deepcopy(lowered.graph))
     for number, run in enumerate(list(_runs(lowered))):
         _replace(lowered, run, f"gaternet_chain_{number}")
     lowered.delete_all_unused_submodules()

@@ -123,7 +123,7 @@ def _compile(
     whole = lower(flow, backbone, units, linear)
     # Another batch size too: Python that asks for it makes it a constant of the trace.
     _compare(fx.Interpreter(whole).run, masked, *(torch.cat([e, e[:1]]) for e in examples))
-    chunk = _fastest_chunk(chained(lower(flow, backbone, units, linear)), images, gates)
+    chunk = _fastest_chunk(chained(whole), images, gates)
     last = images.contiguous(memory_format=torch.channels_last)
     choices = _choose(whole, backbone, units, linear, (last[:chunk], gates[:chunk]))
     dense = [unit for unit, choice in choices.items() if not choice.skips]
