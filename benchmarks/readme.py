@@ -11,11 +11,12 @@ from pathlib import Path
 from textwrap import wrap
 
 from gaternet.analysis.behaviour import Behaviour
-from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS, OWN, Swap
+from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS
 from gaternet.disk import write_file
 from gaternet.errors import UserError
 from gaternet.reproduction.curves import as_trained, beside_plain, label
 from gaternet.reproduction.error_tables import error_tables
+from gaternet.reproduction.gate_swaps import swap_table
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import CurvePoint, Results, read_results
 from report import mistakes_told
@@ -63,12 +64,10 @@ def errors(found: Results) -> Iterator[str]:
 
 
 def gates(found: Results) -> Iterator[str]:
-    """Yield what the gates of the first recipe's best run do, and the accuracy under others."""
+    """Yield what the gates of the best run do, and the accuracy under others."""
     if not found.behaviours:
         raise UserError(f"{RESULTS} holds no findings_*.json: run benchmarks/findings.py")
-    recipe = found.behaviours[0].found.recipe
-    alike = [each for each in found.behaviours if each.found.recipe == recipe]
-    measured = max(alike, key=lambda each: each.found.accuracy)
+    measured = max(found.behaviours, key=lambda each: each.found.accuracy)
     gates = measured.found
     on, off = (
         sum(getattr(each, kind) for each in gates.layers) for kind in ("always_on", "always_off")
@@ -78,10 +77,7 @@ def gates(found: Results) -> Iterator[str]:
     yield f"{off:,} for none, and {gates.gates - on - off:,} depend on the image; an image opens"
     yield f"{gates.open_gates.mean:,.0f} on average."
     yield ""
-    yield from table(
-        ("gates of the backbone", "images", "accuracy", "change", "owner's class"),
-        map(_swap, gates.swaps),
-    )
+    yield from swap_table(gates.swaps)
     yield ""
     yield from wrap(" ".join(_meaning(gates)), WIDTH)
 
@@ -115,13 +111,6 @@ def _cost(point: CurvePoint, points: Sequence[CurvePoint]) -> list[str]:
         f"{point.macs / 1e6:.1f} M",
         f"{point.median_ms:.2f}",
     ]
-
-
-def _swap(swap: Swap) -> list[str]:
-    change = f"{100 * swap.change:+.1f} ± {100 * swap.interval:.1f}"
-    shown = "" if swap.gates == OWN else change
-    owner = "" if swap.followed is None else f"{100 * swap.followed:.1f} %"
-    return [swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.1f} %", shown, owner]
 
 
 def _meaning(gates: Behaviour) -> Iterator[str]:

@@ -22,7 +22,7 @@ from gaternet.model import GaterNet
 from gaternet.reproduction.results import Results, read_results
 from gaternet.run_macs import count_run
 from gaternet.training.run import open_run
-from generated_results import write_results
+from generated_results import BEHAVIOUR, FILES, write_results
 from small_runs import few_digits
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -197,7 +197,10 @@ def test_gained_images_are_those_that_only_the_changed_run_classifies_rightly() 
 
 def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path) -> None:
     readme = importlib.import_module("readme")
-    found = read_results(write_results(tmp_path / "results"))
+    worse = BEHAVIOUR | {"recipe": "cifar10/resnet20-efficient-short", "accuracy": 0.8}
+    found = read_results(
+        write_results(tmp_path / "results", FILES | {"findings_a.json": worse})  # read first
+    )
     page = "# A page\n<!-- errors -->\nstale\n<!-- end -->\nbetween\n<!-- gates -->\n<!-- end -->\n"
     page += "<!-- costs -->\n<!-- end -->\n"
     written = readme.fill(page, found)
@@ -207,6 +210,7 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     assert "<!-- end -->\nbetween\n<!-- gates -->" in written
     row = "| ResNet-20-Gated | 0.55 M | 81.6 M |  | 30 + 30, gater 30 + 30 | 6.88 % | 8.00 % | [0]("
     assert row in written
+    assert "`cifar10/resnet20-gated-short`, 30 epochs ([numbers](" in written
     # 8 + 36 of 8 × 16 gates.
     assert (
         "128 gates 8 are open for all of 1,000 test images,\n36 for none, and 84 depend" in written

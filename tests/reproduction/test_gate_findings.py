@@ -9,6 +9,7 @@ from gaternet.analysis.behaviour import Behaviour
 from gaternet.given_files import validate
 from gaternet.measured_runs import MeasuredRun
 from gaternet.reproduction.gate_findings import (
+    RULES,
     UNIFORM_DISTANCE,
     Finding,
     finding_figures,
@@ -163,6 +164,15 @@ def test_seeds_stand_together_and_the_best_one_has_the_figures() -> None:
     ]
     text = "\n".join(findings_section(measured, [], "../results", "figures"))
     assert text.count("## What the gates do: ") == 2
+    assert text.count(RULES) == 1
+    assert text.count("### What becomes of the accuracy under other gates") == 2
+    assert "Seed 1:\n\n| gates of the backbone | images |" in text
+    assert "Seed 0:\n\n| gates of the backbone | images |" in text
+    assert "| open for most images | 1,000 | 80.0 % | -10.0 ± 2.0 |  |" in text
+    assert "| an image's of another class | 1,000 | 10.0 % | -30.0 ± 2.0 | 50.0 % |" in text
+    without = validate(Behaviour, BEHAVIOUR | {"swaps": []})
+    alone = Measurement("findings_3.json", "x.py", "abacus", "today", without)
+    assert "accuracy under other" not in "\n".join(findings_section([alone], [], "..", "figures"))
     assert "over the prediction: holds for seed 1, contradicted for seed 0\n" in text
     assert "### Images of a class use similar gates: holds\n" in text
     assert text.index("\nSeed 1: ") < text.index("\nSeed 0: ") < text.index("\nHere: ")

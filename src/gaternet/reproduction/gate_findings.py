@@ -17,6 +17,7 @@ from gaternet.analysis.behaviour import (
 from gaternet.analysis.swaps import OTHER_CLASS
 from gaternet.measured_runs import MeasuredRun
 from gaternet.paired import paired_difference
+from gaternet.reproduction.gate_swaps import swap_table
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
@@ -32,6 +33,10 @@ over the gated layers, told where p < 0.05; a difference is told by its 95 % int
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
 Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
 questions; figures are of the one with the lowest error."""
+
+OTHER_GATES = """\
+Changes are in percentage points, with 95 % intervals, of the same images; the owner's class is that
+of the image whose gates an image got, and the share that is given it."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +64,22 @@ def findings_section(
     pictures: str,
 ) -> Iterator[str]:
     """Yield the lines on gates; results, pictures: folders, seen from the page."""
-    for networks in trained_alike(behaviours):
+    for place, networks in enumerate(trained_alike(behaviours)):
         yield f"## {TITLE}: {networks[0].found.recipe}"
         yield ""
         for measured in networks:
             yield _subject(measured, runs, results)
             yield ""
-        yield RULES
-        yield ""
+        if place == 0:
+            yield RULES
+            yield ""
         seeds = [measured.found.seed for measured in networks]
         for found in zip(*(findings(measured.found) for measured in networks), strict=True):
             yield from _told_of(list(zip(seeds, found, strict=True)))
             if figure := found[0].figure:
                 yield f"![{found[0].caption}]({pictures}/{networks[0].name}-{figure}.png)"
                 yield ""
+        yield from _under_other_gates([measured.found for measured in networks])
 
 
 def trained_alike(
@@ -99,6 +106,23 @@ def _told_of(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
     yield ""
     for seed, each in found:
         yield f"{'Here' if len(found) == 1 else f'Seed {seed}'}: {each.here}"
+        yield ""
+
+
+def _under_other_gates(networks: Sequence[Behaviour]) -> Iterator[str]:
+    """Yield what becomes of the accuracy of networks that were trained alike."""
+    swapped = [network for network in networks if network.swaps]
+    if not swapped:
+        return
+    yield "### What becomes of the accuracy under other gates"
+    yield ""
+    yield OTHER_GATES
+    yield ""
+    for network in swapped:
+        if len(networks) > 1:
+            yield f"Seed {network.seed}:"
+            yield ""
+        yield from swap_table(network.swaps)
         yield ""
 
 
