@@ -10,9 +10,9 @@ from pathlib import Path
 import tyro
 
 from gaternet import recipes
-from gaternet.presentation import pace_figures
+from gaternet.bench.presentation import pace_figures
+from gaternet.bench.training_pace import PaceRequest, measure_pace
 from gaternet.training.compute import choose_device
-from gaternet.training_pace import PaceRequest, measure_pace
 from report import mistakes_told, publish
 
 

@@ -14,13 +14,13 @@ import torch
 from gaternet import backbones, saved_models
 from gaternet.accounting import count_macs
 from gaternet.backbones import BackboneConfig
+from gaternet.bench.macs import count_run
 from gaternet.commands import EvaluationRequest, evaluate_run, split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UsageError, UserError
 from gaternet.local import LocalGaterNet
 from gaternet.model import GaterNet
 from gaternet.reproduction.results import Results, read_results
-from gaternet.run_macs import count_run
 from gaternet.training.run import open_run
 from generated_results import BEHAVIOUR, FILES, write_results
 from small_runs import few_digits

@@ -1,14 +1,21 @@
-"""How optional values are read from the command line and shown in its help."""
+"""Flags that several commands have, and how optional values are read and shown in the help."""
 
 from types import UnionType
-from typing import Any, Union, get_args
+from typing import Any, Literal, Union, get_args
 
+from tyro.conf import FlagCreatePairsOff
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
     UnsupportedTypeAnnotationError,
 )
+
+Switch = FlagCreatePairsOff[bool]
+"""On where it is typed."""
+
+SplitName = Literal["test", "train", "validation"]
+"""Images of a run's data set."""
 
 NONE = "none"
 """What is typed for None."""

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,13 +15,10 @@ if TYPE_CHECKING:
     from gaternet.commands import Prediction, RunEvaluation
     from gaternet.compression.report import CompressionReport
     from gaternet.ledger import LedgerRow, MeasuredRun
-    from gaternet.run_latency import Latencies
-    from gaternet.run_macs import RunMacs
     from gaternet.runtime.export import ExportResult
     from gaternet.trained import TrainedModel
     from gaternet.training.config import Recipe
     from gaternet.training.run import Run
-    from gaternet.training_pace import TrainingPace
 
 
 PAPER = "“You Look Twice”, CVPR 2019"
@@ -111,112 +107,6 @@ def evaluation(measured: "RunEvaluation", *, as_json: bool) -> None:
         table.add_row("multiply-accumulates, mean", f"{needed} of its backbone, all open")
         table.add_row("logits within 1 of the threshold", f"{100 * gates.near_threshold:.1f} %")
     Console(markup=False, highlight=False).print(table)
-
-
-def run_macs(counted: "RunMacs", *, as_json: bool) -> None:
-    """Print multiply-accumulates layer by layer, and what images need in all."""
-    found = counted.macs
-    if as_json:
-        print_json(asdict(counted) | {"share": found.share})
-        return
-    console = Console(markup=False, highlight=False)
-    layers = new_table("multiply-accumulates per image", "dense", "mean", "")
-    for layer in found.layers:
-        share = f"{100 * layer.mean / layer.dense:.1f} %"
-        layers.add_row(layer.name, f"{layer.dense:,}", f"{layer.mean:,.0f}", share)
-    console.print(layers)
-    table = new_table(f"\n{counted.recipe} on {counted.data}, {counted.split} images", "")
-    table.add_row("images", f"{found.images:,}")
-    table.add_row("plain backbone", f"{found.backbone:,}")
-    table.add_row("who decides", part_of(found.deciding, found.backbone))
-    for name in ("mean", "median", "p95"):
-        table.add_row(f"needed, {name}", part_of(getattr(found, name), found.backbone))
-    table.add_row("saved, mean", f"{100 * (1 - found.share):.1f} %")
-    for operation, calls in found.uncounted.items():
-        table.add_row("not counted", f"{operation} ({calls} ×)")
-    console.print(table)
-
-
-def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None:
-    """Print what each form of a network takes; draw it too where a file is named."""
-    if figure is not None:
-        from gaternet.analysis.latency_figure import latency_figure
-
-        latency_figure(found, figure)
-    if as_json:
-        print_json([asdict(row) for row in found.rows])
-        return
-    console = Console(markup=False, highlight=False)
-    console.print(f"{found.title} on {found.hardware}: forms measured in turns, MACs per image\n")
-    for batch in dict.fromkeys(row.batch for row in found.rows):
-        rows = [row for row in found.rows if row.batch == batch]
-        images = "1 image" if batch == 1 else f"{batch} images"
-        table = new_table(images, "median", "95 % interval", "p95", "open", "MACs")
-        for row in rows:
-            low, high = row.interval_ms
-            table.add_row(
-                row.variant,
-                f"{row.median_ms:.2f} ms",
-                f"{low:.2f}-{high:.2f}",
-                f"{row.p95_ms:.2f} ms",
-                f"{100 * row.open_share:.0f} %",
-                f"{row.macs_per_image / 1e6:,.1f} M",
-            )
-        console.print(table)
-    for variant, reason in found.missing.items():
-        console.print(f"not measured: {variant}: {reason}")
-    if figure is not None:
-        console.print(f"figure: {figure}")
-
-
-_RATIOS = {
-    "step_ratio": "gated step / plain steps",
-    "epoch_ratio": "on the data / one batch",
-    "data_share": "of an epoch",
-    "logging_share": "of an epoch",
-    "checkpoint_share": "of an epoch",
-    "probe_share": "of an epoch, to evaluate",
-    "memory_ratio": "saved, gated / plain",
-    "loop_ratio": "images/s / the usual loop's",
-}
-
-
-def training_pace(found: "TrainingPace", *, as_json: bool) -> None:
-    """Print what training costs beyond its networks' own steps."""
-    if as_json:
-        print_json(pace_figures(found))
-        return
-    console = Console(markup=False, highlight=False)
-    console.print(
-        f"{found.recipe} on {found.data}, {found.hardware}: measured in turns, "
-        f"{found.request.rounds} rounds\n",
-        soft_wrap=True,
-    )
-    table = new_table("ratio", "median", "95 % interval", "of what")
-    for name, ratio in found.ratios.items():
-        low, high = ratio.interval
-        table.add_row(name, f"{ratio.median:.4f}", f"{low:.4f}-{high:.4f}", _RATIOS[name])
-    console.print(table)
-    low, high = found.images_per_second.interval
-    console.print(
-        f"\n{found.images_per_second.median:,.0f} images/s ({low:,.0f}-{high:,.0f}), batches of "
-        f"{found.batch_size}",
-        *(f"not measured: {name}: {reason}" for name, reason in found.missing.items()),
-        sep="\n",
-    )
-
-
-def pace_figures(found: "TrainingPace") -> dict[str, Any]:
-    """Return plain values: each ratio beside its interval, as NAME and NAME_interval."""
-    ratios = {"images_per_second": found.images_per_second, **found.ratios}
-    figures: dict[str, Any] = dict.fromkeys(found.missing)
-    for name, ratio in ratios.items():
-        figures |= {name: ratio.median, f"{name}_interval": ratio.interval}
-    return figures | {
-        name: value
-        for name, value in asdict(found).items()
-        if name not in ("images_per_second", "ratios")
-    }
 
 
 def progress_console() -> Console:

@@ -1,4 +1,4 @@
-"""Every command of the command line: its arguments, and the call that they go to."""
+"""The commands of the command line: their arguments, and the call that they go to."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -6,15 +6,14 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
+from gaternet.bench import subcommands as bench
 from gaternet.errors import UsageError
+from gaternet.flags import SplitName, Switch
 from gaternet.train_command import interruptible, train_recipe
 
 GateFormName = Literal["hard", "soft", "noisy"]
-Switch = FlagCreatePairsOff[bool]
-SplitName = Literal["test", "train", "validation"]
-LayersName = Literal["outer", "inner", "both"]
 
 
 def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
@@ -266,111 +265,6 @@ def import_authors(file: Positional[Path], out: Path, data: str | None = None) -
     presentation.imported(authors.import_run(file, out, data))
 
 
-def bench_macs(
-    run: Positional[Path],
-    data: str | None = None,
-    split: SplitName = "test",
-    images: int | None = None,
-    threshold: float | None = None,
-    device: str = "auto",
-    json: Switch = False,
-) -> None:
-    """Count the multiply-accumulates that a run's images need, gater included, layer by layer.
-
-    Args:
-        run: Run directory, or a name from `gaternet models`.
-        data: Folder or hub name of the images; none: the hub name of the run's data set.
-        split: Images to count on.
-        images: How many of them, the first ones; none: all.
-        threshold: Logit from which a gate is open; lower opens more; none: the run's.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
-    """
-    from gaternet import presentation
-    from gaternet.commands import EvaluationRequest
-    from gaternet.run_macs import count_run
-
-    request = EvaluationRequest(data, split, None, threshold, device)
-    presentation.run_macs(count_run(run, request, images), as_json=json)
-
-
-def bench_latency(
-    run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None,
-    model: str | None = None,
-    open_share: float = 0.5,
-    points: LayersName = "inner",
-    block: int = 16,
-    image_size: int | None = None,
-    batches: tuple[int, ...] = (1, 8, 16, 128),
-    data: str | None = None,
-    seconds: float = 20.0,
-    threads: int | None = None,
-    figure: Path | None = None,
-    device: str = "auto",
-    json: Switch = False,
-) -> None:
-    """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
-
-    Args:
-        run: Run directory, or a name from `gaternet models`; its own gates, on test images. Of a
-            run without gates, such as `compress --one-mask` leaves, the dense forms.
-        model: A network by name instead, such as timm/resnet50, with random gates and no gater.
-        open_share: With --model: share of each layer's gates that is open.
-        points: With --model: gated layers; outer are the paper's, inner those before.
-        block: With --model: neighbouring filters that one gate opens or closes.
-        image_size: With --model: side of the images; none: the network's own.
-        batches: Images that are computed at once.
-        data: With a run: folder or hub name of the images; none: the hub name of its data set.
-        seconds: For each batch, at least; every form is timed seven times or more.
-        threads: Of the CPU; none: all that PyTorch uses.
-        figure: PNG or SVG file to draw into; none: no figure.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print a list of rows as JSON and nothing else.
-    """
-    from gaternet import presentation
-    from gaternet.run_latency import LatencyRequest, RandomGatesRequest, time_network, time_run
-
-    if (run is None) == (model is None):
-        raise UsageError("give a run directory, or --model and a network's name")
-    request = LatencyRequest(batches, seconds, threads, device)
-    if run is not None:
-        found = time_run(run, request, data)
-    else:
-        wanted = RandomGatesRequest(str(model), open_share, points, block, image_size)
-        found = time_network(wanted, request)
-    presentation.latencies(found, figure, as_json=json)
-
-
-def bench_train(
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
-    data: str | None = None,
-    rounds: int = 9,
-    steps: int = 8,
-    threads: int | None = None,
-    device: str = "auto",
-    json: Switch = False,
-) -> None:
-    """Measure what training costs beyond its networks' own steps, as ratios, in about five minutes.
-
-    Whatever is compared is timed in turns. Checkpoints go below the current directory.
-
-    Args:
-        recipe: A gated recipe from `gaternet recipes list`.
-        data: Folder or hub name of the images; none: the hub name of the recipe's data set.
-        rounds: Pairs that every ratio is the median of.
-        steps: Length of the pieces of an epoch that are timed.
-        threads: Of the CPU; none: all that PyTorch uses.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
-    """
-    from gaternet import presentation
-    from gaternet.recipes import get
-    from gaternet.training_pace import PaceRequest, measure_pace
-
-    request = PaceRequest(rounds, steps, threads, device)
-    presentation.training_pace(measure_pace(get(recipe), data, request), as_json=json)
-
-
 def reproduce(
     target: Positional[Literal["table1", "ablations", "efficient"]],
     data: Path | None = None,
@@ -471,7 +365,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "bench": (
         "Count what a run's images need, measure how long they take, and training.",
-        {"macs": bench_macs, "latency": bench_latency, "train": bench_train},
+        {"macs": bench.macs, "latency": bench.latency, "train": bench.train},
     ),
 }
 """Commands of two words: the first word, what it is for, and the second words."""

@@ -11,11 +11,11 @@ import gaternet
 from gaternet import backbones, recipes
 from gaternet.accounting import count_macs
 from gaternet.backbones import BackboneConfig
+from gaternet.bench.training_pace import plain_recipes
 from gaternet.errors import UserError
 from gaternet.model import GaterNet
 from gaternet.training.config import BLIND, Sources, parts
 from gaternet.training.phases import train
-from gaternet.training_pace import plain_recipes
 from small_runs import GATED, on_cpu, with_batches
 
 

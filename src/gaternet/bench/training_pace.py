@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gaternet.bench.training_rounds import Batch, Contest, Pieces, fitting
 from gaternet.data.batches import Images
 from gaternet.data.image_set import ImageSet
 from gaternet.data.sources import load
@@ -24,12 +25,11 @@ from gaternet.training.saved_memory import saved_bytes
 from gaternet.training.starting import build_model
 from gaternet.training.tracking import Board
 from gaternet.training.trainer import Trainer
-from gaternet.training_rounds import Batch, Contest, Pieces, fitting
 
 Seconds = NDArray[np.float64]
 """Of each round."""
 
-USUAL_LOOP = Path(__file__).parents[2] / "benchmarks" / "usual_loop.py"
+USUAL_LOOP = Path(__file__).parents[3] / "benchmarks" / "usual_loop.py"
 
 
 @dataclass(frozen=True)

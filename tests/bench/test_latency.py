@@ -13,10 +13,10 @@ import gaternet
 from gaternet import saved_models
 from gaternet.accounting import MacCounter
 from gaternet.backbones import BackboneConfig, create
+from gaternet.bench.latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
 from gaternet.local import LocalGaterNet
-from gaternet.run_latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
 from gaternet.runtime import contestants
 from gaternet.runtime.contestants import Contestant, Field, slimmed, under_mask
 from gaternet.runtime.latency import ROUNDS, measure, median_ranks

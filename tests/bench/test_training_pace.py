@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gaternet import recipes, training_pace, training_rounds
+from gaternet import recipes
+from gaternet.bench import training_pace, training_rounds
+from gaternet.bench.training_pace import PaceRequest, measure_pace, plain_recipes
+from gaternet.bench.training_rounds import Pieces
 from gaternet.data.digits import load_digits
 from gaternet.data.settings import Augmentation
 from gaternet.errors import UserError
@@ -15,8 +18,6 @@ from gaternet.model import GaterNet
 from gaternet.training.run import Run
 from gaternet.training.starting import build_model
 from gaternet.training.trainer import Trainer
-from gaternet.training_pace import PaceRequest, measure_pace, plain_recipes
-from gaternet.training_rounds import Pieces
 from small_runs import GATED, PLAIN, Silent, cpu_plan
 from terminal import Terminal
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from gaternet.errors import UserError
 
 if TYPE_CHECKING:
-    from gaternet.run_latency import Latencies
+    from gaternet.bench.latency import Latencies
 
 # Okabe and Ito's colours, told apart without colour vision.
 COLOURS = {"dense": "#BBBBBB", "slim": "#56B4E9", "runtime": "#D55E00"}

@@ -84,7 +84,8 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
     images = _images(run, "test", data, max(request.batches), device)
     if len(images) < max(request.batches):
         raise UsageError(f"--batches {max(request.batches)}: {len(images)} test images are there")
-    small, missing = None, {}
+    small: GaterNet | None = None
+    missing: dict[str, str] = {}
     if isinstance(model, GaterNet):
         small, missing = _compressed(model, run, data, device)
 

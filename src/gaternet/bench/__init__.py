@@ -1,0 +1,1 @@
+"""What a run's images need and what it takes: multiply-accumulates, milliseconds, training."""
