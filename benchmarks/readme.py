@@ -95,8 +95,8 @@ def costs(found: Results) -> Iterator[str]:
     heads = ("network", "test error", "against plain", "multiply-accumulates", "milliseconds")
     yield from table(heads, (_cost(point, alike) for point in as_trained(alike)))
     yield ""
-    yield f"{epochs} epochs each, in two phases where a network was trained further, with gates or"
-    yield "without, and those of a gater not counted;"
+    yield f"One run and {epochs} epochs each, in two phases where a network was trained further,"
+    yield "with gates or without, and those of a gater not counted;"
     yield f"{measured.hardware}, {measured.date}"
     yield f"([numbers and every threshold]({RESULTS}/{measured.file})). *Against plain*: percentage"
     yield "points of error, less those of straight lines between the best plain networks."
