@@ -128,6 +128,9 @@ def test_the_compressed_run_is_the_measured_one() -> None:
         assert f"| {name} | {cells}" in page
     assert f"{found['removed']} filters went and {found['always_on']} gates stay open" in page
     assert f"({found['run']['test_error_percent']:.0f} % error)" in page
+    run = found["run"]
+    assert (run["epochs"], run["pretrain_epochs"]) == (1, {"gater": 6, "backbone": 1})
+    assert "its gater\ntrained for six epochs, its backbone for one, and both together" in page
     assert (found["verification"]["logit_error"], found["verification"]["flips"]) == (0, 0)
     unseen = found["unseen"]
     assert f"{unseen['images']:,} test images, {unseen['wanted_removed']} want" in " ".join(
