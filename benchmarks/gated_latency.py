@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 
+from gaternet.training.compute import choose_device
 from report import mistakes_told, publish
 
 SETTINGS: tuple[tuple[str, float, tuple[int, ...]], ...] = (
@@ -47,10 +47,13 @@ def main(
         command += ["--seconds", str(seconds), "--device", device]
         if figure is not None and number == 0:
             command += ["--figure", str(figure)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(done.returncode)  # it has said why
         named = {"points": layers, "share": share}
-        measured += [named | row for row in json.loads(done.stdout)]
-    publish({"network": network, "block": BLOCK, "rows": measured}, torch.device("cpu"), out)
+        measured += [named | row for row in json.loads(done.stdout)["rows"]]
+    figures = {"network": network, "block": BLOCK, "rows": measured}
+    publish(figures, choose_device(device), out)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,13 @@ def test_under_a_mask_whole_layers_may_be_closed() -> None:
         (["--model", "resnet8", "--threads", "0"], "--threads 0: at least 1"),
         (["--model", "resnet8", "--block", "7"], "7"),
         (["--model", "timm/vgg11_bn", "--batches", "1"], "no residual branch"),
+        (["--model", "resnet8", "--data", "digits"], "--data goes with a run"),
+        (["run", "--open-share", "0.5"], "--open-share goes with --model"),
+        (["run", "--points", "both"], "--points goes with --model"),
+        (["run", "--block", "8"], "--block goes with --model"),
+        (["run", "--image-size", "32"], "--image-size goes with --model"),
+        (["run", "--figure", "x.txt"], "--figure x.txt: a figure ends in .png or .svg"),
+        (["run", "--figure", "not-there/x.png"], "there is no folder not-there"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], message: str, terminal: Terminal) -> None:
@@ -127,7 +134,9 @@ def test_what_a_compression_leaves_without_a_gater_is_timed_as_it_is(
     left = tmp_path / "left"
     terminal.succeed("compress", gated_run, "--out", left, "--one-mask")
     words = ("bench", "latency", left, "--batches", "1", "2", "--seconds", "0")
-    rows = json.loads(terminal.succeed(*words, "--json"))
+    found = json.loads(terminal.succeed(*words, "--json"))
+    assert found["missing"]["dense-compiled"] == "no compiler is here"
+    rows = found["rows"]
     eager = [row for row in rows if row["variant"] == "dense-eager"]
     assert [row["batch"] for row in eager] == [1, 2]
     assert {row["variant"] for row in rows} <= {"dense-eager", "dense-onnxruntime"}
@@ -165,7 +174,7 @@ def test_a_run_is_timed_with_its_gater(
 ) -> None:
     figure = tmp_path / "latency.png"
     words = (str(gated_run), "--batches", "2", "--seconds", "0", "--figure", str(figure))
-    rows = json.loads(terminal.succeed("bench", "latency", *words, "--json"))
+    rows = json.loads(terminal.succeed("bench", "latency", *words, "--json"))["rows"]
     macs = {row["variant"]: row["macs_per_image"] for row in rows}
     assert macs["masked"] > macs["dense-eager"]
     assert macs["runtime"] < macs["masked"]

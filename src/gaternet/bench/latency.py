@@ -1,6 +1,6 @@
 """What a run, or any network by name, takes in milliseconds: dense, masked, compiled, slim."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gaternet.analysis import collect
 from gaternet.backbones import BackboneConfig
 from gaternet.commands import split_images
 from gaternet.compression import compress
-from gaternet.data.batches import normalised_batches
+from gaternet.data.batches import first_images, normalised_batches
 from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, Layers, find_gate_points
 from gaternet.graph import trace
@@ -26,7 +26,7 @@ CLASSES = 1000
 """Of a network that is measured with fresh weights."""
 
 RECORDED = 2000
-"""Training images that decide which filters of a run never open."""
+"""Training images, the first ones, that decide which filters of a run never open."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
             f"{path} has local gates, which a layer decides on from its own input: only filters "
             "that a gater chose before can be skipped, so there is nothing to time beside masks"
         )
-    images = _images(run, "test", data, max(request.batches), device)
+    images = torch.cat(list(_images(run, "test", data, max(request.batches), device)))
     if len(images) < max(request.batches):
         raise UsageError(f"--batches {max(request.batches)}: {len(images)} test images are there")
     small: GaterNet | None = None
@@ -161,16 +161,17 @@ def _race(
 def _compressed(
     model: GaterNet, run: Run, data: str | None, device: torch.device
 ) -> tuple[GaterNet | None, dict[str, str]]:
-    """Return the model without the filters that no training image opens, or why there is none."""
-    images = _images(run, "train", data, RECORDED, device)
+    """Return the model without the filters that none of some training images opens, or why not."""
+    record = collect(model, _images(run, "train", data, RECORDED, device))
     try:
-        return compress(model, collect(model, [images]), input_size=model.input_size), {}
+        return compress(model, record, input_size=model.input_size), {}
     except UserError as error:
         return None, {"compressed": str(error)}
 
 
-def _images(run: Run, split: str, data: str | None, count: int, device: torch.device) -> Tensor:
-    """Return the first normalised images of a split, (count, C, H, W), fewer if there are fewer."""
+def _images(
+    run: Run, split: str, data: str | None, count: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield the first normalised images of a split in batches, (n, C, H, W)."""
     found = split_images(run, data, split)
-    batches = normalised_batches(found, run.config.recipe.data, device, count)
-    return next(iter(batches)).contiguous()
+    return first_images(normalised_batches(found, run.config.recipe.data, device), count)

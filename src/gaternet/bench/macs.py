@@ -1,15 +1,14 @@
 """What the images of a run's data set need in multiply-accumulates."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from gaternet.accounting import count_macs
 from gaternet.analysis import MacReport, collect, report_macs
 from gaternet.commands import EvaluationRequest, load_model, split_images
-from gaternet.data.batches import normalised_batches
+from gaternet.data.batches import first_images, normalised_batches
 from gaternet.errors import UsageError
 from gaternet.model import GatedModel
 from gaternet.training.compute import choose_device
@@ -47,7 +46,7 @@ def count_run(path: Path, request: EvaluationRequest, images: int | None = None)
         )
     split, data = split_images(run, request.data, request.split), run.config.recipe.data
     batches = normalised_batches(split, data, device)
-    record = collect(model, _first(batches, images or len(split)))
+    record = collect(model, first_images(batches, images or len(split)))
     report = report_macs(count_macs(model, data.input_size), record)
     return RunMacs(
         str(path),
@@ -61,12 +60,3 @@ def count_run(path: Path, request: EvaluationRequest, images: int | None = None)
 
 def _plain_macs(model: nn.Module, run: Run) -> int:
     return count_macs(model, run.config.recipe.data.input_size).backbone_macs
-
-
-def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    """Yield batches until so many images have come."""
-    for batch in batches:
-        yield batch[:count]
-        count -= len(batch)
-        if count <= 0:
-            return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from gaternet.output import printable
 from gaternet.tables import new_table, part_of, print_json
 
 if TYPE_CHECKING:
@@ -40,13 +41,19 @@ def macs(counted: "RunMacs", *, as_json: bool) -> None:
 
 def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None:
     """Print what each form of a network takes; draw it too where a file is named."""
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _latency_tables(found)
     if figure is not None:
         from gaternet.bench.latency_figure import latency_figure
 
         latency_figure(found, figure)
-    if as_json:
-        print_json([asdict(row) for row in found.rows])
-        return
+        if not as_json:
+            print(f"figure: {printable(str(figure))}")
+
+
+def _latency_tables(found: "Latencies") -> None:
     console = Console(markup=False, highlight=False)
     console.print(f"{found.title} on {found.hardware}: forms measured in turns, MACs per image\n")
     for batch in dict.fromkeys(row.batch for row in found.rows):
@@ -66,8 +73,6 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
         console.print(table)
     for variant, reason in found.missing.items():
         console.print(f"not measured: {variant}: {reason}")
-    if figure is not None:
-        console.print(f"figure: {figure}")
 
 
 _RATIOS = {

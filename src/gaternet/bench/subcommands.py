@@ -1,5 +1,6 @@
 """`gaternet bench`: the arguments of its commands, and the call that they go to."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,9 +43,9 @@ def macs(
 def latency(
     run: Annotated[Positional[Path | None], arg(metavar="[RUN]")] = None,
     model: str | None = None,
-    open_share: float = 0.5,
-    points: LayersName = "inner",
-    block: int = 16,
+    open_share: float | None = None,
+    points: LayersName | None = None,
+    block: int | None = None,
     image_size: int | None = None,
     batches: tuple[int, ...] = (1, 8, 16, 128),
     data: str | None = None,
@@ -60,9 +61,9 @@ def latency(
         run: Run directory, or a name from `gaternet models`; its own gates, on test images. Of a
             run without gates, such as `compress --one-mask` leaves, the dense forms.
         model: A network by name instead, such as timm/resnet50, with random gates and no gater.
-        open_share: With --model: share of each layer's gates that is open.
-        points: With --model: gated layers; outer are the paper's, inner those before.
-        block: With --model: neighbouring filters that one gate opens or closes.
+        open_share: With --model: share of each layer's gates that is open; none: 0.5.
+        points: With --model: gated layers; outer are the paper's, inner those before; none: inner.
+        block: With --model: neighbouring filters that one gate opens or closes; none: 16.
         image_size: With --model: side of the images; none: the network's own.
         batches: Images that are computed at once.
         data: With a run: folder or hub name of the images; none: the hub name of its data set.
@@ -70,20 +71,39 @@ def latency(
         threads: Of the CPU; none: all that PyTorch uses.
         figure: PNG or SVG file to draw into; none: no figure.
         device: auto, cpu, cuda or cuda:N.
-        json: Print a list of rows as JSON and nothing else.
+        json: Print JSON and nothing else.
     """
     from gaternet.bench import presentation
     from gaternet.bench.latency import LatencyRequest, RandomGatesRequest, time_network, time_run
+    from gaternet.bench.latency_figure import check_figure
 
     if (run is None) == (model is None):
         raise UsageError("give a run directory, or --model and a network's name")
+    if figure is not None:
+        check_figure(figure)
     request = LatencyRequest(batches, seconds, threads, device)
     if run is not None:
+        of_model = {"open-share": open_share, "points": points, "block": block}
+        _check_absent(of_model | {"image-size": image_size}, "--model; a run has gates of its own")
         found = time_run(run, request, data)
     else:
-        wanted = RandomGatesRequest(str(model), open_share, points, block, image_size)
+        _check_absent({"data": data}, "a run; --model takes random images")
+        wanted = RandomGatesRequest(
+            str(model),
+            0.5 if open_share is None else open_share,
+            points or "inner",
+            16 if block is None else block,
+            image_size,
+        )
         found = time_network(wanted, request)
     presentation.latencies(found, figure, as_json=json)
+
+
+def _check_absent(flags: Mapping[str, object], where: str) -> None:
+    """Raise UsageError for a flag that was given where it says nothing."""
+    for name, value in flags.items():
+        if value is not None:
+            raise UsageError(f"--{name} goes with {where}")
 
 
 def train(

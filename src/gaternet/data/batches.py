@@ -101,6 +101,15 @@ def normalised_batches(
         yield normalise(batch.images, config.mean, config.std)
 
 
+def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield batches, (n, C, H, W) each, until so many images have come."""
+    for batch in batches:
+        yield batch[:count]
+        count -= len(batch)
+        if count <= 0:
+            return
+
+
 def _places(count: int, order: Order, loading: Loading, first: int) -> Iterator[Tensor]:
     """Yield this rank's part of the batches, as places in a set of `count` images."""
     size, share = order.batch_size, order.batch_size // loading.ranks
