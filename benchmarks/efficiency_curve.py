@@ -18,20 +18,21 @@ from torch import Tensor, nn
 
 from gaternet import accounting, compression, runtime, saved_models
 from gaternet.analysis.record import collect
-from gaternet.commands import EvaluationRequest, evaluate_run, split_images
+from gaternet.commands import split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UserError
 from gaternet.model import GatedModel, GaterNet
+from gaternet.right_images import Judged, pack
 from gaternet.runtime.contestants import Contestant, Field, dense_forms
 from gaternet.runtime.latency import measure
 from gaternet.training.compute import plan
 from gaternet.training.config import BLIND
-from gaternet.training.evaluation import evaluate
+from gaternet.training.evaluation import judge
 from gaternet.training.run import Run, open_run
 from report import mistakes_told, publish
 
-THRESHOLDS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-"""Added to a run's own threshold: below 0 opens more gates."""
+OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+"""Of thresholds from a run's own, which is the one that it was trained for; below 0 more opens."""
 
 Mask = Literal["trained", "majority"]
 
@@ -40,20 +41,25 @@ Mask = Literal["trained", "majority"]
 class Point:
     """One network at one threshold: error on test images, and what an image costs.
 
+    goes_on: whether it was trained further, with gates or without
     budget: what its gates were trained for, as a share of the plain backbone
-    threshold: of gates that are chosen by image; None where there are none
+    threshold, offset: of gates that are chosen by image; None where there are none
     mask: of gates that are the same for all images, whether they were trained so, or are those that
         are open for most training images
+    judged: which test images it classifies rightly
     macs: multiply-accumulates that an image needs, mean, the gater's included
     """
 
     run: str
     backbone: str
     epochs: int
+    goes_on: bool
     budget: float | None
     mask: Mask | None
     threshold: float | None
+    offset: float | None
     error_percent: float
+    judged: Judged
     macs: float
 
 
@@ -67,7 +73,7 @@ def main(
     """Measure runs on test images: the error, multiply-accumulates, and the time of a batch.
 
     Args:
-        runs: Plain and gated ones.
+        runs: Plain and gated ones that have ended.
         data: Folder or hub name of the images.
         seconds: That latencies are measured for, in turns, all together.
         batch: Images at once, for the latency.
@@ -96,19 +102,26 @@ def main(
 def points_of(path: Path, data: str) -> Iterator[Point]:
     """Yield a run at several thresholds, under one mask for all images, or as it is.
 
-    Raises UserError for local gates, which have no threshold that all can be compared at.
+    Raises UserError for a run that has not ended, and for local gates, which have no threshold that
+    all can be compared at.
     """
     run, model = open_run(path), saved_models.load(path)
+    if run.result is None:
+        raise UserError(
+            f"{path} has not ended, or is what `gaternet compress` left: give trained runs"
+        )
     if not isinstance(model, GatedModel):
-        yield _measured(run, data, None)
+        yield _measured(run, model, data)
     elif not isinstance(model, GaterNet):
         raise UserError(f"{path} has no gater: its gates are decided layer by layer")
     elif _is_one_mask(run):
-        yield _masked_point(run, "trained", data)
+        yield _measured(run, _masked(path, data), data, mask="trained")
     else:
-        for offset in THRESHOLDS:
-            yield _measured(run, data, model.binarizer.threshold + offset)
-        yield _masked_point(run, "majority", data)
+        trained_for = model.binarizer.threshold
+        for offset in OFFSETS:
+            model.binarizer.threshold = trained_for + offset
+            yield _measured(run, model, data, offset=offset)
+        yield _measured(run, _masked(path, data), data, mask="majority")
 
 
 def _is_one_mask(run: Run) -> bool:
@@ -117,33 +130,39 @@ def _is_one_mask(run: Run) -> bool:
     return gating is not None and gating.gater == BLIND
 
 
-def _measured(run: Run, data: str, threshold: float | None) -> Point:
-    """Measure a run as it is, its gates at a threshold where it has some."""
-    request = EvaluationRequest(data, "test", None, threshold, "cpu")
-    found = evaluate_run(run.path, request).evaluation
-    model = saved_models.load(run.path)
-    macs = found.gates.needed_macs if found.gates else _dense_macs(model, run)
-    return _point(run, None, threshold, found.error_percent, macs)
-
-
-def _masked_point(run: Run, mask: Mask, data: str) -> Point:
-    left, recipe = _masked(run.path, data), run.config.recipe
-    compute = plan(replace(recipe.compute, sync_batch_norm=False), torch.device("cpu"))
-    found = evaluate(left, split_images(run, data, "test"), recipe.data, compute)
-    return _point(run, mask, None, found.error_percent, _dense_macs(left, run))
-
-
-def _dense_macs(network: nn.Module, run: Run) -> int:
-    return accounting.count_macs(network, run.config.recipe.data.input_size).backbone_macs
-
-
-def _point(
-    run: Run, mask: Mask | None, threshold: float | None, error: float, macs: float
+def _measured(
+    run: Run,
+    network: nn.Module,
+    data: str,
+    *,
+    mask: Mask | None = None,
+    offset: float | None = None,
 ) -> Point:
-    recipe, result = run.config.recipe, run.result or {}
-    epochs = result["epochs"] + (result.get("pretrain_epochs") or {}).get("backbone", 0)
-    budget = recipe.gating.budget if recipe.gating else None
-    return Point(str(run.path), recipe.backbone, epochs, budget, mask, threshold, error, macs)
+    """Measure a form of a run's network on the test images."""
+    recipe, result = run.config.recipe, run.result
+    assert result is not None
+    compute = plan(replace(recipe.compute, sync_batch_norm=False), torch.device("cpu"))
+    images = split_images(run, data, "test")
+    found, right = judge(network, images, recipe.data, compute)
+    assert right is not None  # these are no stream's
+    if found.gates:
+        macs = found.gates.needed_macs
+    else:
+        macs = accounting.count_macs(network, recipe.data.input_size).backbone_macs
+    before = (result["pretrain_epochs"] or {}).get("backbone", 0)
+    return Point(
+        run=str(run.path),
+        backbone=recipe.backbone,
+        epochs=before + result["epochs"],
+        goes_on=before > 0,
+        budget=recipe.gating.budget if recipe.gating else None,
+        mask=mask,
+        threshold=network.binarizer.threshold if isinstance(network, GatedModel) else None,
+        offset=offset,
+        error_percent=found.error_percent,
+        judged=Judged(len(right), images.fingerprint, pack(right.numpy())),
+        macs=macs,
+    )
 
 
 @torch.no_grad()

@@ -5,7 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from gaternet.right_images import pack
+
 ORIGIN = {"command": "python x.py", "hardware": "an abacus", "date": "2026-01-02", "torch": "none"}
+
+
+def right_of(wrong: int) -> str:
+    """Return which of 100 images a network classifies rightly that errs on the first ones."""
+    return pack(np.arange(100) >= wrong)
+
 
 TRIALS: dict[str, Any] = {
     **ORIGIN,
@@ -54,9 +64,12 @@ CURVE: dict[str, Any] = {
             "run": f"runs/{run}",
             "backbone": backbone,
             "epochs": epochs,
+            "goes_on": run == "gated",
             "budget": budget,
             "threshold": threshold,
+            "offset": threshold,
             "error_percent": error,
+            "judged": {"images": 100, "fingerprint": "a", "right": right_of(int(error))},
             "macs": macs,
             "form": "any",
             "median_ms": milliseconds,

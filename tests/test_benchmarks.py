@@ -21,9 +21,11 @@ from gaternet.errors import UsageError, UserError
 from gaternet.local import LocalGaterNet
 from gaternet.model import GaterNet
 from gaternet.reproduction.results import Results, read_results
+from gaternet.right_images import Judged
 from gaternet.training.run import open_run
 from generated_results import BEHAVIOUR, FILES, write_results
 from small_runs import few_digits
+from terminal import Terminal
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -85,10 +87,13 @@ def test_curve_has_thresholds_and_the_mask_of_most_training_images(
     curve = importlib.import_module("efficiency_curve")
     *thresholds, majority = curve.points_of(gated_run, "digits")
     (plain,) = curve.points_of(plain_run, "digits")
+    assert [point.offset for point in thresholds] == [-1, -0.5, 0, 0.5, 1]
+    assert (plain.goes_on, plain.offset, majority.offset) == (False, None, None)
     for point, path in ((thresholds[2], gated_run), (plain, plain_run)):
         result = json.loads((path / "result.json").read_text())
         assert point.error_percent == pytest.approx(result["test_error_percent"], abs=1e-3)
         assert point.macs == pytest.approx(result["macs_needed_per_image"])
+        assert point.judged == Judged(**result["judged"])
     run, model = open_run(gated_run), saved_models.load(gated_run)
     assert isinstance(model, GaterNet)
     data = run.config.recipe.data
@@ -106,6 +111,16 @@ def test_curve_has_thresholds_and_the_mask_of_most_training_images(
     needed = counter(torch.stack((mask, torch.ones_like(mask))).double()).sum(dim=1)
     assert majority.macs == float(needed[0] - (needed[1] - counter.backbone_macs))
     assert (majority.mask, majority.threshold) == ("majority", None)
+
+
+def test_only_runs_that_have_ended_are_on_a_curve(
+    gated_run: Path, tmp_path: Path, terminal: Terminal
+) -> None:
+    curve = importlib.import_module("efficiency_curve")
+    left = tmp_path / "left"
+    terminal.succeed("compress", gated_run, "--out", left, "--one-mask")
+    with pytest.raises(UserError, match="has not ended, or is what"):
+        next(curve.points_of(left, "digits"))
 
 
 def test_local_gates_are_on_no_curve(gated_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gaternet import cli
+from gaternet import cli, load
+from gaternet.accounting import count_macs
 from gaternet.analysis import command, extreme_images, labelled_batches, read_record
 from gaternet.analysis.drawing import FIGURES
 from gaternet.analysis.missing import NO_PAGE
@@ -26,6 +28,7 @@ from gaternet.data.batches import Loading
 from gaternet.data.digits import load_digits
 from gaternet.data.settings import DIGITS
 from gaternet.data.streams import HubStream
+from gaternet.model import GaterNet
 from gaternet.training.processes import ALONE
 from small_runs import few_digits, sign_again, tiny_gated, tree
 from terminal import Terminal
@@ -76,6 +79,16 @@ def test_numbers_are_those_of_other_commands(
         assert found["kinds"][name] == measured["gates"][name]
     assert found["open_gates"]["mean"] == pytest.approx(measured["gates"]["mean_open"])
     assert found["costs"]["mean"] == pytest.approx(measured["gates"]["needed_macs"])
+
+
+def test_costs_vary_as_those_of_single_images(analyzed: Path, gated_run: Path) -> None:
+    found, model = numbers(analyzed)["costs"], load(gated_run)
+    assert isinstance(model, GaterNet)
+    counter = count_macs(model, model.input_size)
+    gates = read_record(analyzed / "test" / "gates").gates.gates()
+    needed = [float(counter(torch.tensor(row[None]).double()).sum()) for row in gates]
+    assert found["deviation"] == pytest.approx(statistics.pstdev(needed))
+    assert found["deviation"] > 0
 
 
 def test_saved_gates_serve_later_questions(

@@ -1,5 +1,6 @@
 """The paper's findings beside gates of which it is known whether they hold."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,25 @@ def test_distance_of_a_uniform_distribution() -> None:
     assert gap == pytest.approx(UNIFORM_DISTANCE, abs=5e-4)
 
 
+@pytest.mark.parametrize(
+    ("difference", "interval", "said"),
+    [
+        (-2e4, 1e4, "of 6.0 points; images that are classified wrongly need 2.0 ± 1.0 points less"),
+        (3e4, 1e4, "need 3.0 ± 1.0 points more than the others."),
+        (None, None, "needs 50.0 % of the plain backbone's multiply-accumulates on average, the "),
+    ],
+)
+def test_it_is_said_whether_hard_images_cost_more(
+    difference: float | None, interval: float | None, said: str
+) -> None:
+    outcome = {"right": 1.0, "wrong": 1.0, "difference": difference, "interval": interval}
+    costs = {"backbone": 1_000_000, "mean": 5e5, "deviation": 6e4, "uncounted": {}}
+    found = judged(costs=costs | {"by_outcome": outcome})[NORMALITY]
+    assert said in found.here
+    assert (difference is None) == found.here.endswith("of 6.0 points.")
+    assert "multiply-accumulates" not in judged()[NORMALITY].here
+
+
 def test_gates_that_never_change_have_no_picture_of_classes() -> None:
     nothing = [[None] * 3] * 3
     finding = judged(agreement=nothing, probes=None)[CLASSES]
@@ -145,7 +165,10 @@ def test_the_run_is_named_by_its_files() -> None:
     run = MeasuredRun(
         "cifar10/resnet20-gated-short", True, 8.0, None, 30, None, 0, "abacus", [], "a.json"
     )
-    others = [run.__class__(**{**vars(run), "seed": 1, "file": "b.json"})]
+    run = replace(run, pretrain_epochs={"backbone": 30, "gater": 30})
+    changes: list[dict[str, Any]] = [{"seed": 1}, {"pretrain_epochs": {"backbone": 16}}]
+    changes.append({"differs": ["optimizer.lr"]})
+    others = [replace(run, file="b.json", **change) for change in changes]
     text = "\n".join(findings_section([measured], [*others, run], "../results", "figures"))
     assert "[findings_r20](../results/findings_r20.json)" in text
     assert "[seed 0, 30 epochs](../results/a.json)" in text
@@ -164,6 +187,7 @@ def test_seeds_stand_together_and_the_best_one_has_the_figures() -> None:
     ]
     text = "\n".join(findings_section(measured, [], "../results", "figures"))
     assert text.count("## What the gates do: ") == 2
+    assert "## What the gates do: cifar10/resnet20-gated-short, 30 epochs, then 5\n" in text
     assert text.count(RULES) == 1
     assert text.count("### What becomes of the accuracy under other gates") == 2
     assert "Seed 1:\n\n| gates of the backbone | images |" in text

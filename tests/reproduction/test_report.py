@@ -90,7 +90,8 @@ def test_tables_say_what_was_measured() -> None:
         "[0](../results/gated.json)",
     ]
     # t(1) 12.706 · s 0.2828 · √(1/2 + 1)
-    assert compared == ["ResNet-20-Gated", "ResNet-20", "-1.18", "-1.45 ± 4.40", "not told apart"]
+    told = ["ResNet-20-Gated", "ResNet-20", "-1.18", "-1.45 ± 4.40", "not told apart", "1.00 ×"]
+    assert compared == told
 
 
 def test_only_runs_of_one_length_are_compared() -> None:
@@ -255,6 +256,29 @@ def test_it_is_said_what_differences_support() -> None:
     assert table_of(plain[0], gated[0]).verdict() == (
         "One seed of each network: no difference is told from chance."
     )
+
+
+@pytest.mark.parametrize(
+    ("gated", "needed", "said"),
+    [
+        (8.0, 61.2e6, "has a lower error than ResNet-20 (at 1.50 times the cost)."),
+        (8.0, 20.4e6, "has a lower error than ResNet-20."),
+        (8.0, 41.6e6, "has a lower error than ResNet-20."),
+        (9.9, 20.4e6, "has a higher error than ResNet-20 (at 0.50 times the cost)."),
+        (9.9, 61.2e6, "has a higher error than ResNet-20."),
+    ],
+)
+def test_it_is_said_where_a_difference_has_its_price(
+    gated: float, needed: float, said: str
+) -> None:
+    runs = [*run_of("cifar10/resnet20", 9.0, 9.1), *run_of("cifar10/resnet20-gated", gated, gated)]
+    paid = [
+        replace(run, macs=40_800_000, needed_macs=round(needed) if "gated" in run.recipe else None)
+        for run in runs
+    ]
+    table = table_of(*paid)
+    assert table.verdict().startswith(f"ResNet-20-Gated {said}")
+    assert table.differences()[2].endswith(f"| {needed / 40.8e6:.2f} × |")
 
 
 def test_of_many_changes_it_is_said_which_matter() -> None:

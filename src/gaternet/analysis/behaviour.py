@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import kendalltau, t
 
 from gaternet.analysis.classes import class_agreement
-from gaternet.analysis.findings import Findings
+from gaternet.analysis.findings import Costs, Findings
 from gaternet.analysis.probes import Probes
 from gaternet.analysis.record import LayerUse
 from gaternet.analysis.split_record import SplitRecord
@@ -34,6 +34,7 @@ class Behaviour:
     opened: images by how many gates they open, from `open_gates.least` on (Figure 4)
     all_open: images that open every gate, by class; None: not counted
     agreement: (K, K), how alike classes are by their gates, see `class_agreement`; None: no pair
+    costs: multiply-accumulates of an image; None: not kept
     """
 
     recipe: str
@@ -54,6 +55,7 @@ class Behaviour:
     probes: Probes | None
     swaps: tuple[Swap, ...]
     all_open: dict[str, int] | None = None
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for what no analysis finds."""
@@ -103,6 +105,7 @@ def describe(found: Findings, record: SplitRecord, result: Mapping[str, Any]) ->
         ),
         probes=found.probes,
         swaps=found.swaps,
+        costs=found.costs,
     )
 
 

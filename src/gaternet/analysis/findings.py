@@ -41,11 +41,13 @@ RATE_BINS = 20
 class Costs:
     """Multiply-accumulates per image, who decides included.
 
+    deviation: standard deviation over images
     uncounted: operations that cost something and are in none of the figures
     """
 
     backbone: int
     mean: float
+    deviation: float
     by_outcome: CostByOutcome
     uncounted: dict[str, int]
 
@@ -188,6 +190,7 @@ def _costs(record: SplitRecord, counter: MacCounter, macs: NDArray[np.float64]) 
     return Costs(
         counter.backbone_macs,
         float(macs.mean()),
+        float(macs.std()),
         compare_costs(record, macs),
         counter.uncounted,
     )

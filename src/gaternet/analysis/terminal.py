@@ -75,6 +75,8 @@ def _gate_summary(found: Findings) -> Table:
         f"{info.mean:.4f} bits, mean; {info.most:.3f} at most; {info.chance:.5f} by chance",
     )
     table.add_row("multiply-accumulates, mean", f"{part_of(costs.mean, costs.backbone)}")
+    spread = 100 * costs.deviation / costs.backbone
+    table.add_row("  standard deviation", f"{spread:.2f} % of its backbone")
     outcome = costs.by_outcome
     if outcome.difference is not None and outcome.interval is not None:
         parts = (100 * x / costs.backbone for x in (outcome.difference, outcome.interval))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from gaternet.reproduction.comparison import compare_on_images
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
 from gaternet.reproduction.targets import titled
@@ -17,14 +18,23 @@ HEADS = (
 INTRODUCTION = """\
 Gated networks at several thresholds, the logit from which a gate is open (the middle one is what
 each was trained for), beside plain ones, one run each. Multiply-accumulates are what a test image
-needs on average, the gater's included; epochs are the backbone's, before and with gates. Times are
-medians with 95 % intervals, measured in turns: of plain networks the fastest way to run them, of
-gated ones this package's runtime. Two processes may differ by more than an interval."""
+needs on average, the gater's included; epochs are the backbone's, before and with gates. The
+control was trained further without gates. What was trained further, with gates or without, had a
+second schedule for that, at a lower rate; other plain networks had one of as many epochs as both.
+Times are medians with 95 % intervals, measured in turns: of plain networks the fastest way to run
+them, of gated ones this package's runtime. Two processes may differ by more than an interval."""
 MASKS = """\
 Where all images have the same gates, the filters that these close are taken out: a plain network
 without a gater is left. *One mask* was trained to its budget as gates are; *gates of most images*
 are those of the network above that are open for more than half of the training images, and nothing
 was trained for them: `gaternet compress --one-mask` makes such a network."""
+DIFFERENCE_HEADS = (
+    *("network", "against", "percentage points", "the first has"),
+    "multiply-accumulates needed",
+)
+ONE_OF_EACH = """\
+Differences are of the same test images, told by McNemar's exact test at 5 %: of these networks, and
+not of what other seeds would do; multiply-accumulates are a multiple of the second's."""
 NAMES = {"trained": "one mask", "majority": "gates of most images"}
 """Of masks for all images."""
 
@@ -49,7 +59,7 @@ def label(point: CurvePoint) -> str:
     """Return what a network is called: ResNet-20, budget 0.5."""
     name = titled(point.backbone)
     if point.plain:
-        return name
+        return f"{name}-Control" if point.goes_on else name
     told = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]
     return ", ".join([name, told, *([NAMES[point.mask]] if point.mask else [])])
 
@@ -76,7 +86,42 @@ def _of_curve(measured: Measurement[Curve], results: str, figures: str) -> Itera
     yield ""
     yield from table(HEADS, map(_cells, curve.rows))
     yield ""
+    yield from _masks_compared(curve.rows)
     yield verdict(curve)
+
+
+def _masks_compared(points: Sequence[CurvePoint]) -> Iterator[str]:
+    """Yield what choosing by image is worth, and training a mask, on the same test images."""
+    networks = as_trained(points)
+    masks = {(each.run, each.mask): each for each in networks}
+    pairs = []
+    for gated in networks:
+        most = masks.get((gated.run, "majority"))
+        if gated.threshold is None or most is None:
+            continue
+        pairs.append((gated, most))
+        pairs += [
+            (one, trained)
+            for trained in networks
+            if trained.mask == "trained" and _alike(trained, gated)
+            for one in (gated, most)
+        ]
+    if pairs:
+        yield from table(DIFFERENCE_HEADS, (_difference(*pair) for pair in pairs))
+        yield ""
+        yield ONE_OF_EACH
+        yield ""
+
+
+def _alike(one: CurvePoint, other: CurvePoint) -> bool:
+    """Whether two networks are the same backbone, trained as long for one budget."""
+    return (one.backbone, one.epochs, one.budget) == (other.backbone, other.epochs, other.budget)
+
+
+def _difference(one: CurvePoint, other: CurvePoint) -> list[str]:
+    found = compare_on_images(one.judged.bits, other.judged.bits)
+    shown = f"{found.difference:+.2f} ± {found.half_width:.2f}"
+    return [label(one), label(other), shown, found.verdict, f"{one.macs / other.macs:.2f} ×"]
 
 
 def _cells(point: CurvePoint) -> list[str]:
@@ -121,14 +166,8 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
 
 
 def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Return each network at the threshold that it was trained for, and each mask.
-
-    Its thresholds lie evenly on both sides of that one.
-    """
-    networks: dict[tuple[str, str | None], list[CurvePoint]] = {}
-    for point in points:
-        networks.setdefault((point.run, point.mask), []).append(point)
-    return [sorted(mine, key=millions)[len(mine) // 2] for mine in networks.values()]
+    """Return each network at the threshold that it was trained for, and each mask."""
+    return [point for point in points if not point.offset]
 
 
 def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | None:

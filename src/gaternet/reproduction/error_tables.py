@@ -16,6 +16,10 @@ HEADS = (
     *("network", "parameters", "multiply-accumulates", "open gates", "epochs", "paper's error"),
     *("test error", "seeds", "training error", "hours", "hardware"),
 )
+DIFFERENCE_HEADS = (
+    *("network", "against", "paper", "here, percentage points", "the first has"),
+    "multiply-accumulates needed",
+)
 NOTE = """\
 The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
 gated networks and controls), Nesterov's momentum, weight decay {decay:g}. Gates start open (bias
@@ -25,15 +29,21 @@ with each other rather than with the paper's figures.
 """
 GROUPS = {"lower error": "a lower error than", "higher error": "a higher error than"}
 """Verdicts, as they are said of one network against others."""
+ALIKE = 0.05
+"""Costs that differ by at most this share explain no difference of errors."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows' errors beside each other."""
+    """Two rows' errors beside each other.
+
+    cost: what the first needs for an image, as a multiple of what the second does; None: not known
+    """
 
     first: Row
     second: Row
     found: Difference
+    cost: float | None
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,7 @@ class ErrorTable:
 
     def differences(self) -> list[str]:
         """Return the table of differences, in percentage points."""
-        heads = ("network", "against", "paper", "here, percentage points", "the first has")
-        return table(heads, map(_compared, self.comparisons))
+        return table(DIFFERENCE_HEADS, map(_compared, self.comparisons))
 
     def verdict(self) -> str:
         """Say what the differences support."""
@@ -186,7 +195,20 @@ def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Ite
     beside = [pair for pair in block.beside if errors.keys() >= set(pair)]
     for first, second in [*beside, *possible] if possible else ():
         found = _wider(compare(errors, first, second), _on_images(runs[first], runs[second]))
-        yield Comparison(block.row(first), block.row(second), found)
+        cost = _cost_ratio(runs[first], runs[second])
+        yield Comparison(block.row(first), block.row(second), found, cost)
+
+
+def _cost_ratio(one: Sequence[MeasuredRun], other: Sequence[MeasuredRun]) -> float | None:
+    """Return the ratio of what two networks need, with closed filters skipped; means over seeds."""
+    first, second = _needed(one), _needed(other)
+    return first / second if first and second else None
+
+
+def _needed(runs: Sequence[MeasuredRun]) -> float | None:
+    costs = [run.needed_macs or run.macs for run in runs]
+    known = [cost for cost in costs if cost]
+    return mean(known) if known else None
 
 
 def _on_images(one: Sequence[MeasuredRun], other: Sequence[MeasuredRun]) -> Difference | None:
@@ -268,7 +290,9 @@ def _compared(each: Comparison) -> list[str]:
     printed = ""
     if one.paper_error is not None and other.paper_error is not None:
         printed = f"{one.paper_error - other.paper_error:+.2f}"
-    return [one.label, other.label, printed, f"{found.difference:+.2f}{width}", found.verdict]
+    cost = "" if each.cost is None else f"{each.cost:.2f} ×"
+    shown = f"{found.difference:+.2f}{width}"
+    return [one.label, other.label, printed, shown, found.verdict, cost]
 
 
 def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -299,7 +323,8 @@ def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:
         mine = [each for each in comparisons if each.first.label == first]
         parts = []
         for verdict, words in GROUPS.items():
-            others = [each.second.label for each in mine if each.found.verdict == verdict]
+            told = [each for each in mine if each.found.verdict == verdict]
+            others = [each.second.label + _at_cost(each) for each in told]
             if others:
                 parts.append(f"{words} {listed(others)}")
         has = [f"has {' and '.join(parts)}"] if parts else []
@@ -313,9 +338,17 @@ def _by_second(comparisons: Sequence[Comparison]) -> Iterator[str]:
     for second in dict.fromkeys(each.second.label for each in comparisons):
         mine = [each for each in comparisons if each.second.label == second]
         for verdict, words in GROUPS.items():
-            firsts = [each.first.label for each in mine if each.found.verdict == verdict]
+            told = [each for each in mine if each.found.verdict == verdict]
+            firsts = [each.first.label + _at_cost(each) for each in told]
             if firsts:
                 yield f"{words.capitalize()} {second}: {'; '.join(firsts)}."
         firsts = [each.first.label for each in mine if each.found.verdict not in GROUPS]
         if firsts:
             yield f"Not told apart from {second}: {'; '.join(firsts)}."
+
+
+def _at_cost(each: Comparison) -> str:
+    """Return how a network paid for a lower error, or what it saved for a higher one."""
+    if each.cost is None or (each.cost > 1) != (each.found.difference < 0):
+        return ""
+    return f" (at {each.cost:.2f} times the cost)" if abs(each.cost - 1) > ALIKE else ""

@@ -14,6 +14,7 @@ from gaternet.analysis.behaviour import (
     class_likeness,
     depth_trend,
 )
+from gaternet.analysis.findings import Costs
 from gaternet.analysis.swaps import OTHER_CLASS
 from gaternet.measured_runs import MeasuredRun
 from gaternet.paired import paired_difference
@@ -65,7 +66,7 @@ def findings_section(
 ) -> Iterator[str]:
     """Yield the lines on gates; results, pictures: folders, seen from the page."""
     for place, networks in enumerate(trained_alike(behaviours)):
-        yield f"## {TITLE}: {networks[0].found.recipe}"
+        yield f"## {TITLE}: {networks[0].found.recipe}, {_length(networks[0].found)}"
         yield ""
         for measured in networks:
             yield _subject(measured, runs, results)
@@ -254,6 +255,8 @@ def _normality(behaviour: Behaviour) -> Finding:
         if opened.distance > margin:
             here += " So it is not exactly normal."
         verdict = _verdict(UNIFORM_DISTANCE - opened.distance, margin)
+    if behaviour.costs:
+        here += f" {_cost(behaviour.costs)}"
     return Finding(
         "The number of open gates of an image is roughly normal",
         "5,380 to 5,506 of 7,200, about 5,453 on average; it seems to obey a normal distribution.",
@@ -261,6 +264,23 @@ def _normality(behaviour: Behaviour) -> Finding:
         verdict,
         "open-gates",
         "How many gates images open",
+    )
+
+
+def _cost(costs: Costs) -> str:
+    """Say what images cost, and whether those that are hard cost more."""
+    mean, deviation = (100 * each / costs.backbone for each in (costs.mean, costs.deviation))
+    told = (
+        f"It needs {mean:.1f} % of the plain backbone's multiply-accumulates on average, the "
+        f"gater's included, with a standard deviation of {deviation:.1f} points"
+    )
+    outcome = costs.by_outcome
+    if outcome.difference is None or outcome.interval is None:
+        return f"{told}."
+    more, width = (100 * each / costs.backbone for each in (outcome.difference, outcome.interval))
+    return (
+        f"{told}; images that are classified wrongly need {abs(more):.1f} ± {width:.1f} points "
+        f"{'more' if more > 0 else 'less'} than the others."
     )
 
 
@@ -275,8 +295,12 @@ def _most_of(images: Mapping[str, int] | None) -> str:
 def _subject(measured: Measurement[Behaviour], runs: Sequence[MeasuredRun], results: str) -> str:
     """Say which run this is, with the file of what was measured of it where there is one."""
     found = measured.found
-    same = (found.recipe, found.seed, found.epochs)
-    files = [run.file for run in runs if (run.recipe, run.seed, run.epochs) == same]
+    same = (found.recipe, found.seed, found.epochs, found.pretrain_epochs)
+    files = [
+        run.file
+        for run in runs
+        if (run.recipe, run.seed, run.epochs, run.pretrain_epochs) == same and not run.differs
+    ]
     name = f"seed {found.seed}, {found.epochs} epochs"
     shown = f"[{name}]({results}/{files[0]})" if files else name
     return (
@@ -284,6 +308,13 @@ def _subject(measured: Measurement[Behaviour], runs: Sequence[MeasuredRun], resu
         f"in the last phase, on {found.images:,} {found.split} images of {found.data}; accuracy "
         f"{100 * found.accuracy:.2f} %. `{measured.command}`, {measured.hardware}, {measured.date}."
     )
+
+
+def _length(found: Behaviour) -> str:
+    """Say for how long a network was trained: 30 epochs, then 15."""
+    before = set((found.pretrain_epochs or {}).values())
+    told = f"{before.pop()} epochs, then " if len(before) == 1 else ""
+    return f"{told}{found.epochs}" if told else f"{found.epochs} epochs"
 
 
 def _ends(shares: Sequence[float]) -> str:

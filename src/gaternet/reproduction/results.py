@@ -18,6 +18,7 @@ from gaternet.analysis.behaviour import Behaviour
 from gaternet.errors import UserError
 from gaternet.given_files import read_json, validate
 from gaternet.measured_runs import MeasuredRun, read_runs
+from gaternet.right_images import Judged
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,13 @@ class CurvePoint:
     """A network at a threshold: error on test images, and what one costs.
 
     epochs: of the backbone, those before the gates included
-    threshold: of gates that are chosen by image; None where there are none
+    goes_on: whether it was trained further, with gates or without
+    threshold: of gates that are chosen by image, and its offset from that which they were trained
+        for; None where there are none
     mask: where all images have the same gates, whether these were trained so, or are those that a
         network's own open for most training images
     budget: what the gates were trained for, as a share of the plain backbone
+    judged: which test images it classifies rightly
     macs: multiply-accumulates that an image needs, mean, the gater's included
     median_ms, interval_ms: of a batch, in the form that was fastest
     """
@@ -98,8 +102,11 @@ class CurvePoint:
     run: str
     backbone: str
     epochs: int
+    goes_on: bool
     threshold: float | None
+    offset: float | None
     error_percent: float
+    judged: Judged
     macs: float
     form: str
     median_ms: float
