@@ -18,7 +18,7 @@ from gaternet.analysis.findings import Costs
 from gaternet.analysis.swaps import OTHER_CLASS
 from gaternet.measured_runs import MeasuredRun
 from gaternet.paired import paired_difference
-from gaternet.reproduction.gate_swaps import swap_table
+from gaternet.reproduction.gate_swaps import class_table, swap_table, trained_for
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
@@ -33,7 +33,12 @@ on the image, and an image opens 5,453 (76 %) on average. Here a trend with dept
 over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; and a
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
 Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
-questions; figures are of the one with the lowest error."""
+questions; figures are of the one with the lowest error alone."""
+CLASS_TITLE = "What the gates tell of the class"
+CLASS_RULES = """\
+How many images a vote of the ten with the nearest gates gives their class; and where images get the
+gates of an image of another class, how many are given their own class and how many that one. Where
+the gates tell the class and are believed, the gater classifies."""
 
 OTHER_GATES = """\
 Changes are in percentage points, with 95 % intervals, of the same images; the owner's class is that
@@ -65,8 +70,11 @@ def findings_section(
     pictures: str,
 ) -> Iterator[str]:
     """Yield the lines on gates; results, pictures: folders, seen from the page."""
-    for place, networks in enumerate(trained_alike(behaviours)):
-        yield f"## {TITLE}: {networks[0].found.recipe}, {_length(networks[0].found)}"
+    groups = trained_alike(behaviours)
+    if len(behaviours) > 1:
+        yield from _overview([measured.found for networks in groups for measured in networks])
+    for place, networks in enumerate(groups):
+        yield f"## {TITLE}: {networks[0].found.recipe}, {trained_for(networks[0].found)} epochs"
         yield ""
         for measured in networks:
             yield _subject(measured, runs, results)
@@ -77,7 +85,7 @@ def findings_section(
         seeds = [measured.found.seed for measured in networks]
         for found in zip(*(findings(measured.found) for measured in networks), strict=True):
             yield from _told_of(list(zip(seeds, found, strict=True)))
-            if figure := found[0].figure:
+            if place == 0 and (figure := found[0].figure):
                 yield f"![{found[0].caption}]({pictures}/{networks[0].name}-{figure}.png)"
                 yield ""
         yield from _under_other_gates([measured.found for measured in networks])
@@ -94,6 +102,15 @@ def trained_alike(
         kind = (found.recipe, found.epochs, before, found.data, found.split, found.images)
         groups.setdefault(kind, []).append(measured)
     return list(groups.values())
+
+
+def _overview(networks: Sequence[Behaviour]) -> Iterator[str]:
+    yield f"## {CLASS_TITLE}"
+    yield ""
+    yield CLASS_RULES
+    yield ""
+    yield from class_table(sorted(networks, key=lambda each: -each.accuracy))
+    yield ""
 
 
 def _told_of(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
@@ -308,13 +325,6 @@ def _subject(measured: Measurement[Behaviour], runs: Sequence[MeasuredRun], resu
         f"in the last phase, on {found.images:,} {found.split} images of {found.data}; accuracy "
         f"{100 * found.accuracy:.2f} %. `{measured.command}`, {measured.hardware}, {measured.date}."
     )
-
-
-def _length(found: Behaviour) -> str:
-    """Say for how long a network was trained: 30 epochs, then 15."""
-    before = set((found.pretrain_epochs or {}).values())
-    told = f"{before.pop()} epochs, then " if len(before) == 1 else ""
-    return f"{told}{found.epochs}" if told else f"{found.epochs} epochs"
 
 
 def _ends(shares: Sequence[float]) -> str:

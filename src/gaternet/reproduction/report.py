@@ -53,7 +53,7 @@ def draw(found: Results) -> Iterator[tuple[str, Figure]]:
     """Yield the name of each figure of the page, and the figure."""
     for curve in found.curves:
         yield curve.name, curve_figure(curve.found)
-    for behaviour, *_ in trained_alike(found.behaviours):
+    for behaviour, *_ in trained_alike(found.behaviours)[:1]:  # one is enough for the eye
         for name, figure in finding_figures(behaviour.found):
             yield f"{behaviour.name}-{name}", figure
 
