@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import tyro
@@ -110,6 +110,8 @@ def points_of(path: Path, data: str) -> Iterator[Point]:
         raise UserError(
             f"{path} has not ended, or is what `gaternet compress` left: give trained runs"
         )
+    if not isinstance(run.result["epochs"], int) or not isinstance(_begun(run), int):
+        raise UserError(f"{path} was not trained here alone: for how many epochs is not known")
     if not isinstance(model, GatedModel):
         yield _measured(run, model, data)
     elif not isinstance(model, GaterNet):
@@ -122,6 +124,11 @@ def points_of(path: Path, data: str) -> Iterator[Point]:
             model.binarizer.threshold = trained_for + offset
             yield _measured(run, model, data, offset=offset)
         yield _measured(run, _masked(path, data), data, mask="majority")
+
+
+def _begun(run: Run) -> Any:
+    """Return how many epochs a run's backbone had before, or who else trained it."""
+    return ((run.result or {})["pretrain_epochs"] or {}).get("backbone", 0)
 
 
 def _is_one_mask(run: Run) -> bool:
@@ -144,17 +151,17 @@ def _measured(
     compute = plan(replace(recipe.compute, sync_batch_norm=False), torch.device("cpu"))
     images = split_images(run, data, "test")
     found, right = judge(network, images, recipe.data, compute)
-    assert right is not None  # these are no stream's
+    if right is None:
+        raise UserError(f"{data} is streamed: its images have no places to compare networks by")
     if found.gates:
         macs = found.gates.needed_macs
     else:
         macs = accounting.count_macs(network, recipe.data.input_size).backbone_macs
-    before = (result["pretrain_epochs"] or {}).get("backbone", 0)
     return Point(
         run=str(run.path),
         backbone=recipe.backbone,
-        epochs=before + result["epochs"],
-        goes_on=before > 0,
+        epochs=_begun(run) + result["epochs"],
+        goes_on=_begun(run) > 0,
         budget=recipe.gating.budget if recipe.gating else None,
         mask=mask,
         threshold=network.binarizer.threshold if isinstance(network, GatedModel) else None,

@@ -39,6 +39,7 @@ def main(
         figure: Picture of the first setting to write.
     """
     measured: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
     for number, (layers, share, batches) in enumerate(SETTINGS):
         # Each in a process of its own: sessions and memory of one would be in another's way.
         command = [sys.executable, "-m", "gaternet", "bench", "latency", "--json"]
@@ -51,8 +52,10 @@ def main(
         if done.returncode:
             sys.exit(done.returncode)  # it has said why
         named = {"points": layers, "share": share}
-        measured += [named | row for row in json.loads(done.stdout)["rows"]]
-    figures = {"network": network, "block": BLOCK, "rows": measured}
+        found = json.loads(done.stdout)
+        measured += [named | row for row in found["rows"]]
+        missing |= found["missing"]
+    figures = {"network": network, "block": BLOCK, "rows": measured, "missing": missing}
     publish(figures, choose_device(device), out)
 
 

@@ -13,13 +13,17 @@ import gaternet
 from gaternet import saved_models
 from gaternet.accounting import MacCounter
 from gaternet.backbones import BackboneConfig, create
+from gaternet.bench import latency
 from gaternet.bench.latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
+from gaternet.data.augmentation import normalise
+from gaternet.data.digits import load_digits
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
 from gaternet.local import LocalGaterNet
 from gaternet.runtime import contestants
 from gaternet.runtime.contestants import Contestant, Field, slimmed, under_mask
 from gaternet.runtime.latency import ROUNDS, measure, median_ranks
+from gaternet.training.run import open_run
 from terminal import Terminal
 
 VARIANTS = {
@@ -144,6 +148,16 @@ def test_what_a_compression_leaves_without_a_gater_is_timed_as_it_is(
     report = json.loads((left / "report.json").read_text())
     assert eager[0]["macs_per_image"] == report["after"]["macs"] < whole
     assert "not measured: dense-compiled: no compiler is here" in terminal.succeed(*words)
+
+
+def test_images_are_taken_from_all_over_a_split(gated_run: Path) -> None:
+    run, whole = open_run(gated_run), load_digits("train")
+    found = torch.cat(list(latency._images(run, "train", "digits", 300, torch.device("cpu"))))
+    places = [place * (len(whole) - 1) // 299 for place in range(300)]
+    data = run.config.recipe.data
+    torch.testing.assert_close(found, normalise(whole.images[places], data.mean, data.std))
+    few = list(latency._images(run, "test", "digits", 7, torch.device("cpu")))
+    assert [len(batch) for batch in few] == [7]
 
 
 def test_local_gates_skip_nothing(

@@ -17,6 +17,7 @@ from gaternet.reproduction.gate_findings import (
     findings,
     findings_section,
 )
+from gaternet.reproduction.gate_swaps import trained_for
 from gaternet.reproduction.results import Measurement
 from generated_results import BEHAVIOUR
 
@@ -202,6 +203,10 @@ def test_seeds_stand_together_and_the_best_one_has_the_figures() -> None:
     assert "Seed 0:\n\n| gates of the backbone | images |" in text
     assert "| open for most images | 1,000 | 80.0 % | -10.0 ± 2.0 |  |" in text
     assert "| an image's of another class | 1,000 | 10.0 % | -30.0 ± 2.0 | 50.0 % |" in text
+    begun = {"backbone": 30, "gater": 16}
+    apart = validate(Behaviour, BEHAVIOUR | {"pretrain_epochs": begun})
+    assert trained_for(apart) == "30 and 16, then 30"
+    assert trained_for(validate(Behaviour, BEHAVIOUR | {"pretrain_epochs": None})) == "30"
     without = validate(Behaviour, BEHAVIOUR | {"swaps": []})
     alone = Measurement("findings_3.json", "x.py", "abacus", "today", without)
     assert "accuracy under other" not in "\n".join(findings_section([alone], [], "..", "figures"))

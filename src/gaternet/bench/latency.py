@@ -13,6 +13,7 @@ from gaternet.backbones import BackboneConfig
 from gaternet.commands import split_images
 from gaternet.compression import compress
 from gaternet.data.batches import first_images, normalised_batches
+from gaternet.data.streams import HubStream
 from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, Layers, find_gate_points
 from gaternet.graph import trace
@@ -26,7 +27,10 @@ CLASSES = 1000
 """Of a network that is measured with fresh weights."""
 
 RECORDED = 2000
-"""Training images, the first ones, that decide which filters of a run never open."""
+"""Training images, from all over the split, that decide which filters of a run never open."""
+
+AT_ONCE = 250
+"""Of these images; of those that are timed as many as a batch has."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,10 @@ def _compressed(
 def _images(
     run: Run, split: str, data: str | None, count: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield the first normalised images of a split in batches, (n, C, H, W)."""
+    """Yield normalised images of a split in batches, (n, C, H, W), `count` in all or all."""
     found = split_images(run, data, split)
-    return first_images(normalised_batches(found, run.config.recipe.data, device), count)
+    if len(found) > count and not isinstance(found, HubStream):
+        # Not the first ones: a folder has one class after the other.
+        found = found.take(torch.linspace(0, len(found) - 1, count).long())
+    batches = normalised_batches(found, run.config.recipe.data, device, min(count, AT_ONCE))
+    return first_images(batches, count)

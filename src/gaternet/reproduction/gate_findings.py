@@ -288,7 +288,7 @@ def _cost(costs: Costs) -> str:
     """Say what images cost, and whether those that are hard cost more."""
     mean, deviation = (100 * each / costs.backbone for each in (costs.mean, costs.deviation))
     told = (
-        f"It needs {mean:.1f} % of the plain backbone's multiply-accumulates on average, the "
+        f"An image needs {mean:.1f} % of the plain backbone's multiply-accumulates on average, the "
         f"gater's included, with a standard deviation of {deviation:.1f} points"
     )
     outcome = costs.by_outcome

@@ -51,5 +51,5 @@ def _percent(share: float | None) -> str:
 
 def trained_for(network: Behaviour) -> str:
     """Say for how long a network was trained: 30, then 15."""
-    before = set((network.pretrain_epochs or {}).values())
-    return f"{before.pop()}, then {network.epochs}" if len(before) == 1 else str(network.epochs)
+    before = " and ".join(map(str, dict.fromkeys((network.pretrain_epochs or {}).values())))
+    return f"{before}, then {network.epochs}" if before else str(network.epochs)
