@@ -103,6 +103,14 @@ def test_only_runs_of_one_length_are_compared() -> None:
     assert [heading.split(", ")[2][:2] for heading in headings] == ["60", "30"]
 
 
+def test_changes_of_a_network_that_is_not_there_are_no_table() -> None:
+    control = replace(run_of("cifar10/resnet20-control", 9.0)[0], epochs=5)
+    local = replace(run_of("cifar10/resnet20-gated-local", 9.5)[0], epochs=5)
+    gated = replace(run_of("cifar10/resnet20-gated", 8.5)[0], epochs=5)
+    assert not [*error_tables([control, local])]
+    assert table_of(control, local, gated).block.title.endswith("one thing changed")
+
+
 def test_joint_phase_shorter_than_what_came_before_is_a_table_of_its_own() -> None:
     few = replace(GATED, epochs=5, error=8.0, file="few.json")
     soft = replace(few, recipe="cifar10/resnet20-gated-soft-short", error=7.0)

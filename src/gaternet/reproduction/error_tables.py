@@ -127,7 +127,8 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
         rows = [(row, tuple(run for run in kept if run.row == row.recipe)) for row in block.rows]
         shown = tuple((row, each) for row, each in rows if each)
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in shown}))
-        if compared:  # what compares with nothing says nothing
+        about = block.subject is None or block.subject in {row.recipe for row, _ in shown}
+        if compared and about:  # what compares with nothing says nothing
             yield ErrorTable(block, _told(block, phases), phases.short, shown, compared)
 
 

@@ -50,6 +50,8 @@ class Block:
     """Whether what goes on from trained networks is to be trained for as long as these were. Where
     not, of plain networks those backbones are shown that something goes on from: all else is
     table 1's."""
+    subject: str | None = None
+    """The recipe that it is about: without a run of it there is no table; none: any two rows do."""
     short_only: bool = False
     """Whether only the short recipes of its rows are trained alike."""
 
@@ -80,7 +82,7 @@ def ablations() -> tuple[Block, ...]:
     title = "CIFAR-10, ResNet-20-Gated with one thing changed"
     # By themselves these are table 1's questions.
     beside = (*((name, gated) for name in (plain, control, ensemble)), (control, plain))
-    return (Block(title, rows, asked, beside, phases_alike=False),)
+    return (Block(title, rows, asked, beside, phases_alike=False, subject=gated),)
 
 
 def efficient() -> tuple[Block, ...]:
