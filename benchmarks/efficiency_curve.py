@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import tyro
@@ -106,12 +106,6 @@ def points_of(path: Path, data: str) -> Iterator[Point]:
     all can be compared at.
     """
     run, model = open_run(path), saved_models.load(path)
-    if run.result is None:
-        raise UserError(
-            f"{path} has not ended, or is what `gaternet compress` left: give trained runs"
-        )
-    if not isinstance(run.result["epochs"], int) or not isinstance(_begun(run), int):
-        raise UserError(f"{path} was not trained here alone: for how many epochs is not known")
     if not isinstance(model, GatedModel):
         yield _measured(run, model, data)
     elif not isinstance(model, GaterNet):
@@ -126,9 +120,17 @@ def points_of(path: Path, data: str) -> Iterator[Point]:
         yield _measured(run, _masked(path, data), data, mask="majority")
 
 
-def _begun(run: Run) -> Any:
-    """Return how many epochs a run's backbone had before, or who else trained it."""
-    return ((run.result or {})["pretrain_epochs"] or {}).get("backbone", 0)
+def _phases(run: Run) -> tuple[int, int]:
+    """Return for how many epochs a run's backbone was trained before its last phase, and in it."""
+    if run.result is None:
+        raise UserError(
+            f"{run.path} has not ended, or is what `gaternet compress` left: give trained runs"
+        )
+    before, epochs = run.result["pretrain_epochs"] or {}, run.result["epochs"]
+    begun = before.get("backbone", 0)
+    if not isinstance(begun, int) or not isinstance(epochs, int):
+        raise UserError(f"{run.path} was not trained here alone: for how many epochs is not known")
+    return begun, epochs
 
 
 def _is_one_mask(run: Run) -> bool:
@@ -146,8 +148,7 @@ def _measured(
     offset: float | None = None,
 ) -> Point:
     """Measure a form of a run's network on the test images."""
-    recipe, result = run.config.recipe, run.result
-    assert result is not None
+    recipe, (begun, epochs) = run.config.recipe, _phases(run)
     compute = plan(replace(recipe.compute, sync_batch_norm=False), torch.device("cpu"))
     images = split_images(run, data, "test")
     found, right = judge(network, images, recipe.data, compute)
@@ -160,8 +161,8 @@ def _measured(
     return Point(
         run=str(run.path),
         backbone=recipe.backbone,
-        epochs=_begun(run) + result["epochs"],
-        goes_on=_begun(run) > 0,
+        epochs=begun + epochs,
+        goes_on=begun > 0,
         budget=recipe.gating.budget if recipe.gating else None,
         mask=mask,
         threshold=network.binarizer.threshold if isinstance(network, GatedModel) else None,

@@ -14,14 +14,12 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart without colour vision.
 COLOURS = {"dense": "#BBBBBB", "slim": "#56B4E9", "runtime": "#D55E00"}
 OTHERS = "#E69F00"
-
-
 SUFFIXES = (".png", ".svg")
 
 
 def check_figure(path: Path) -> None:
     """Raise UsageError where nothing could be drawn into a file: measuring takes minutes."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--figure {path}: a figure ends in {' or '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise UsageError(f"--figure {path}: there is no folder {path.parent}")

@@ -18,7 +18,7 @@ from gaternet.analysis.findings import Costs
 from gaternet.analysis.swaps import OTHER_CLASS
 from gaternet.measured_runs import MeasuredRun
 from gaternet.paired import paired_difference
-from gaternet.reproduction.gate_swaps import class_table, swap_table, trained_for
+from gaternet.reproduction.gate_swaps import class_section, swap_section, trained_for
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
@@ -34,15 +34,6 @@ over the gated layers, told where p < 0.05; a difference is told by its 95 % int
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
 Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
 questions; figures are of the one with the lowest error alone."""
-CLASS_TITLE = "What the gates tell of the class"
-CLASS_RULES = """\
-How many images a vote of the ten with the nearest gates gives their class; and where images get the
-gates of an image of another class, how many are given their own class and how many that one. Where
-the gates tell the class and are believed, the gater classifies."""
-
-OTHER_GATES = """\
-Changes are in percentage points, with 95 % intervals, of the same images; the owner's class is that
-of the image whose gates an image got, and the share that is given it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ def findings_section(
     """Yield the lines on gates; results, pictures: folders, seen from the page."""
     groups = trained_alike(behaviours)
     if len(behaviours) > 1:
-        yield from _overview([measured.found for networks in groups for measured in networks])
+        yield from class_section([measured.found for networks in groups for measured in networks])
     for place, networks in enumerate(groups):
         yield f"## {TITLE}: {networks[0].found.recipe}, {trained_for(networks[0].found)} epochs"
         yield ""
@@ -88,7 +79,7 @@ def findings_section(
             if place == 0 and (figure := found[0].figure):
                 yield f"![{found[0].caption}]({pictures}/{networks[0].name}-{figure}.png)"
                 yield ""
-        yield from _under_other_gates([measured.found for measured in networks])
+        yield from swap_section([measured.found for measured in networks])
 
 
 def trained_alike(
@@ -104,15 +95,6 @@ def trained_alike(
     return list(groups.values())
 
 
-def _overview(networks: Sequence[Behaviour]) -> Iterator[str]:
-    yield f"## {CLASS_TITLE}"
-    yield ""
-    yield CLASS_RULES
-    yield ""
-    yield from class_table(sorted(networks, key=lambda each: -each.accuracy))
-    yield ""
-
-
 def _told_of(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
     """Yield what becomes of one finding of the paper, by seed."""
     first = found[0][1]
@@ -124,23 +106,6 @@ def _told_of(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
     yield ""
     for seed, each in found:
         yield f"{'Here' if len(found) == 1 else f'Seed {seed}'}: {each.here}"
-        yield ""
-
-
-def _under_other_gates(networks: Sequence[Behaviour]) -> Iterator[str]:
-    """Yield what becomes of the accuracy of networks that were trained alike."""
-    swapped = [network for network in networks if network.swaps]
-    if not swapped:
-        return
-    yield "### What becomes of the accuracy under other gates"
-    yield ""
-    yield OTHER_GATES
-    yield ""
-    for network in swapped:
-        if len(networks) > 1:
-            yield f"Seed {network.seed}:"
-            yield ""
-        yield from swap_table(network.swaps)
         yield ""
 
 

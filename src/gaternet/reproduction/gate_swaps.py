@@ -1,6 +1,6 @@
 """What gates tell of the class, and what becomes of the accuracy where images get other gates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gaternet.analysis.behaviour import Behaviour
 from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS, OWN, Swap
@@ -11,6 +11,43 @@ CLASS_HEADS = (
     *("network", "epochs", "seed", "accuracy", "class by the nearest gates"),
     *("another class's gates: own class", "that class", "most images' gates"),
 )
+CLASS_TITLE = "What the gates tell of the class"
+CLASS_RULES = """\
+How many images a vote of the ten with the nearest gates gives their class; and where images get the
+gates of an image of another class, how many are given their own class and how many that one. Where
+the gates tell the class and are believed, the gater classifies."""
+
+OTHER_GATES = """\
+Changes are in percentage points, with 95 % intervals, of the same images; the owner's class is that
+of the image whose gates an image got, and the share that is given it."""
+
+
+def class_section(networks: Sequence[Behaviour]) -> Iterator[str]:
+    """Yield how well gates tell the class, and who is believed, the best network first."""
+    yield f"## {CLASS_TITLE}"
+    yield ""
+    yield CLASS_RULES
+    yield ""
+    best_first = sorted(networks, key=lambda each: -each.accuracy)
+    yield from table(CLASS_HEADS, map(_class_row, best_first))
+    yield ""
+
+
+def swap_section(networks: Sequence[Behaviour]) -> Iterator[str]:
+    """Yield what becomes of the accuracy of networks that were trained alike."""
+    swapped = [network for network in networks if network.swaps]
+    if not swapped:
+        return
+    yield "### What becomes of the accuracy under other gates"
+    yield ""
+    yield OTHER_GATES
+    yield ""
+    for network in swapped:
+        if len(networks) > 1:
+            yield f"Seed {network.seed}:"
+            yield ""
+        yield from swap_table(network.swaps)
+        yield ""
 
 
 def swap_table(swaps: Sequence[Swap]) -> list[str]:
@@ -23,11 +60,6 @@ def _row(swap: Swap) -> list[str]:
     shown = "" if swap.gates == OWN else change
     owner = "" if swap.followed is None else f"{100 * swap.followed:.1f} %"
     return [swap.gates, f"{swap.images:,}", f"{100 * swap.accuracy:.1f} %", shown, owner]
-
-
-def class_table(networks: Sequence[Behaviour]) -> list[str]:
-    """Return a line for each network: how well its gates tell the class, and who is believed."""
-    return table(CLASS_HEADS, map(_class_row, networks))
 
 
 def _class_row(network: Behaviour) -> list[str]:
