@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from gaternet import cli
 from gaternet.arguments import GatedArguments, parse
 from gaternet.data.digits import load_digits
 from gaternet.recipes import RECIPES, get
+from gaternet.subcommands import COMMANDS, GROUPS
 from terminal import Terminal
 
 
@@ -73,10 +75,27 @@ def test_none_can_be_typed_for_every_optional_setting() -> None:
     assert arguments.compute.workers is None
 
 
-def test_every_setting_says_what_it_is(terminal: Terminal) -> None:
-    texts = terminal.help("train", "cifar10/resnet20-gated").split(" --")
-    assert len(texts) > 40
-    assert not [text for text in texts[1:] if re.fullmatch(r"\S+ \S+ \((default|required).*", text)]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "cifar10/resnet20-gated"],
+        *([name] for name in COMMANDS),
+        *([group, name] for group, (_, commands) in GROUPS.items() for name in commands),
+    ],
+)
+def test_every_argument_says_what_it_is(terminal: Terminal, words: list[str]) -> None:
+    texts = terminal.help(*words).split(" --")
+    assert len(texts) > (40 if len(words) > 1 and words[0] == "train" else 1)
+    assert not [text for text in texts if re.search(r"^\S*\w( \S+)? \(default", text)]
+
+
+def test_help_breaks_lines_only_where_they_are_full(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main(["compress", "--help"])
+    assert "half of them: a plain network" in capsys.readouterr().out
 
 
 def names_of(data: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The command line: the first words find a command, mistakes end in a line, not in a traceback."""
 
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -40,7 +41,7 @@ def _run(words: Sequence[str]) -> None:
             rest = [*rest[1:], rest[0]]
         train_recipe(rest[0], rest[1:])
     else:
-        tyro.cli(COMMANDS[name], prog=f"gaternet {name}", args=rest, registry=REGISTRY)
+        _call(COMMANDS[name], f"gaternet {name}", rest)
 
 
 def _run_in_group(group: str, words: Sequence[str]) -> None:
@@ -55,8 +56,14 @@ def _run_in_group(group: str, words: Sequence[str]) -> None:
         hint = did_you_mean(name, commands, f"see gaternet {group} --help")
         raise UsageError(f"there is no command '{group} {name}'; {hint}")
     else:
-        prog = f"gaternet {group} {name}"
-        tyro.cli(commands[name], prog=prog, args=rest, registry=REGISTRY)
+        _call(commands[name], f"gaternet {group} {name}", rest)
+
+
+def _call(command: Callable[..., Any], typed: str, words: Sequence[str]) -> None:
+    """Call a command with its arguments; typed: its name on the command line."""
+    # Where the docstring goes on in a new line, tyro's help would begin a new one too.
+    command.__doc__ = re.sub(r"\n {12,}", " ", command.__doc__ or "")
+    tyro.cli(command, prog=typed, args=words, registry=REGISTRY)
 
 
 def _first_line(command: Callable[..., Any]) -> str:

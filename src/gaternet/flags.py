@@ -1,9 +1,10 @@
 """Flags that several commands have, and how optional values are read and shown in the help."""
 
+from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, Union, get_args
 
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
@@ -16,6 +17,24 @@ Switch = FlagCreatePairsOff[bool]
 
 SplitName = Literal["test", "train", "validation"]
 """Images of a run's data set."""
+
+RunPath = Annotated[
+    Positional[Path], arg(metavar="RUN", help="Run directory, or a name from `gaternet models`.")
+]
+DataName = Annotated[
+    str | None,
+    arg(
+        metavar="DATA",
+        help="Folder or hub name of the images; none: the hub name of the run's data set.",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    arg(help="Logit from which a gate is open; lower opens more; none: the run's."),
+]
+Threads = Annotated[int | None, arg(help="Of the CPU; none: all that PyTorch uses.")]
+DeviceName = Annotated[str, arg(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[Switch, arg(help="Print JSON and nothing else.")]
 
 NONE = "none"
 """What is typed for None."""

@@ -10,18 +10,17 @@ from tyro.conf import Positional, arg
 
 from gaternet.bench import subcommands as bench
 from gaternet.errors import UsageError
-from gaternet.flags import SplitName, Switch
+from gaternet.flags import DataName, DeviceName, Json, RunPath, SplitName, Switch, Threshold
 from gaternet.train_command import interruptible, train_recipe
 
 GateFormName = Literal["hard", "soft", "noisy"]
 
 
-def demo(out: Path = Path("gaternet-demo"), device: str = "auto") -> None:
+def demo(out: Path = Path("gaternet-demo"), device: DeviceName = "auto") -> None:
     """Gate a small CNN on scikit-learn's digits: offline, a few minutes, ends with a figure.
 
     Args:
         out: Directory for the runs and the figure.
-        device: auto, cpu, cuda or cuda:N.
     """
     from gaternet import demo as demonstration
 
@@ -54,12 +53,8 @@ def recipes(
         presentation.recipe_settings(get(name))
 
 
-def models(json: Switch = False) -> None:
-    """List the trained networks that come with gaternet: names that go where a run is read.
-
-    Args:
-        json: Print JSON and nothing else.
-    """
+def models(json: Json = False) -> None:
+    """List the trained networks that come with gaternet: names that go where a run is read."""
     from gaternet import presentation, trained
 
     presentation.trained_models(trained.models(), as_json=json)
@@ -75,25 +70,20 @@ def train(recipe: Annotated[Positional[str], arg(metavar="RECIPE")]) -> None:
 
 
 def evaluate(
-    run: Positional[Path],
-    data: str | None = None,
+    run: RunPath,
+    data: DataName = None,
     split: SplitName = "test",
     gates: GateFormName | None = None,
-    threshold: float | None = None,
-    device: str = "auto",
-    json: Switch = False,
+    threshold: Threshold = None,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Measure a run's error, top-1 and top-5, and what its gates do.
 
     Args:
-        run: Run directory, or a name from `gaternet models`.
-        data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to measure on.
         gates: hard (the paper's evaluation), soft (no binarization), noisy (training noise, hard);
             none: what the run's binarizer is evaluated with.
-        threshold: Logit from which a gate is open; lower opens more; none: the run's.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.commands import EvaluationRequest, evaluate_run
@@ -108,27 +98,23 @@ def evaluate(
 
 
 def analyze(
-    run: Positional[Path],
-    data: str | None = None,
+    run: RunPath,
+    data: DataName = None,
     split: SplitName = "test",
     out: Path | None = None,
     against: SplitName | None = None,
     tsne: Switch = True,
-    device: str = "auto",
-    json: Switch = False,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Say what a run's gates have learned: statistics, figures, and whether they mean anything.
 
     Args:
-        run: Run directory, or a name from `gaternet models`.
-        data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to analyze.
         out: Directory to write into, a folder for each split; none: RUN/analysis, or
             NAME-analysis for a name.
         against: Other images to compare the gates on; none: validation, if there are such images.
         tsne: Leave out the picture of images by their gates, which takes longest.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.analysis.command import AnalysisRequest, analyze_run
@@ -146,31 +132,27 @@ def analyze(
 
 
 def compress(
-    run: Positional[Path],
+    run: RunPath,
     out: Path,
-    data: str | None = None,
+    data: DataName = None,
     split: Literal["train", "validation"] = "train",
     images: int | None = None,
     tolerance: int = 0,
     one_mask: Switch = False,
     plan: Path | None = None,
-    device: str = "auto",
-    json: Switch = False,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Remove the filters that never open and the gates that never close; say what it changed.
 
     Args:
-        run: Run directory, or a name from `gaternet models`.
         out: Directory of the smaller run, its plan.json and report.json; it must be new.
-        data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images whose gates decide what goes; test images only serve the report.
         images: How many of them, and of the test images, at most; none: all.
         tolerance: Gates that open for fewer images go as well; 0: those that open for none.
         one_mask: Every gate goes, open for all images if it opens for more than half of them: a
             plain network is left, without a gater.
         plan: Plan of an earlier compression of the same run, in place of a new one.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.compression.command import CompressionRequest, compress_run
@@ -180,24 +162,21 @@ def compress(
 
 
 def predict(
-    run: Positional[Path],
+    run: RunPath,
     images: Annotated[
         Positional[tuple[Path, ...]],
         arg(metavar="IMAGE [IMAGE …]", help_behavior_hint="(required)"),
     ],
     explain: Annotated[tuple[Path, ...] | None, arg(metavar="[FILE.html]")] = None,
-    device: str = "auto",
-    json: Switch = False,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Classify images; show the probabilities and how many gates each layer opens.
 
     Args:
-        run: Run directory, or a name from `gaternet models`.
         images: Image files.
         explain: Show gate by gate what is open, beside the class's mean where the run was analyzed;
             with a file behind it, also as a page for a browser.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.commands import predict_images
@@ -234,7 +213,7 @@ def export(
     run: Path | None = None,
     data: str | None = None,
     compiled: Switch = False,
-    json: Switch = False,
+    json: Json = False,
 ) -> None:
     """Write a model as an ONNX or torch.export file, verified, that runs without this package.
 
@@ -244,7 +223,6 @@ def export(
         run: Run whose classes and scaling of images the file states; none: the model's own.
         data: Folder or hub name of images to verify the file on; none: random images alone.
         compiled: Only .pt2: compute open filters only, where gaternet.runtime is imported.
-        json: Print JSON and nothing else.
     """
     from gaternet import presentation
     from gaternet.commands import export_model
@@ -277,7 +255,7 @@ def reproduce(
     runs: Path = Path("runs"),
     results: Path = Path("results"),
     report: Path = Path("docs/results.md"),
-    device: str = "auto",
+    device: DeviceName = "auto",
 ) -> None:
     """Train what is missing of a table of results, and write down what was measured.
 
@@ -300,7 +278,6 @@ def reproduce(
         runs: Directory for the runs.
         results: Directory for what they measured, a file each.
         report: Page to write from all of these files.
-        device: auto, cpu, cuda or cuda:N.
     """
     from gaternet.reproduction.command import ReproductionRequest
     from gaternet.reproduction.command import reproduce as run
@@ -318,12 +295,11 @@ def reproduce(
         print(f"{len(left)} runs are missing still; the same command goes on")
 
 
-def ledger(results: Path | None = None, json: Switch = False) -> None:
+def ledger(results: Path | None = None, json: Json = False) -> None:
     """Show the paper's tables beside this code: gated filters, parameters, measured errors.
 
     Args:
         results: Folder of measured runs (result.json files); none: ./results, if there is one.
-        json: Print JSON and nothing else.
     """
     from gaternet import ledger as tables
     from gaternet import presentation
@@ -333,12 +309,8 @@ def ledger(results: Path | None = None, json: Switch = False) -> None:
     presentation.ledger(tables.rows(results), as_json=json)
 
 
-def info(json: Switch = False) -> None:
-    """Show versions, devices and what `auto` settings come to here.
-
-    Args:
-        json: Print JSON and nothing else.
-    """
+def info(json: Json = False) -> None:
+    """Show versions, devices and what `auto` settings come to here."""
     from gaternet import presentation
     from gaternet.commands import environment
 

@@ -7,30 +7,25 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from gaternet.errors import UsageError
-from gaternet.flags import SplitName, Switch
+from gaternet.flags import DataName, DeviceName, Json, RunPath, SplitName, Threads, Threshold
 
 LayersName = Literal["outer", "inner", "both"]
 
 
 def macs(
-    run: Positional[Path],
-    data: str | None = None,
+    run: RunPath,
+    data: DataName = None,
     split: SplitName = "test",
     images: int | None = None,
-    threshold: float | None = None,
-    device: str = "auto",
-    json: Switch = False,
+    threshold: Threshold = None,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Count the multiply-accumulates that a run's images need, gater included, layer by layer.
 
     Args:
-        run: Run directory, or a name from `gaternet models`.
-        data: Folder or hub name of the images; none: the hub name of the run's data set.
         split: Images to count on.
         images: How many of them, the first ones; none: all.
-        threshold: Logit from which a gate is open; lower opens more; none: the run's.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet.bench import presentation
     from gaternet.bench.macs import count_run
@@ -50,10 +45,10 @@ def latency(
     batches: tuple[int, ...] = (1, 8, 16, 128),
     data: str | None = None,
     seconds: float = 20.0,
-    threads: int | None = None,
+    threads: Threads = None,
     figure: Path | None = None,
-    device: str = "auto",
-    json: Switch = False,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Time a run, or with --model any network, beside its dense, exported and slimmed forms.
 
@@ -68,10 +63,7 @@ def latency(
         batches: Images that are computed at once.
         data: With a run: folder or hub name of the images; none: the hub name of its data set.
         seconds: For each batch, at least; every form is timed seven times or more.
-        threads: Of the CPU; none: all that PyTorch uses.
         figure: PNG or SVG file to draw into; none: no figure.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet.bench import presentation
     from gaternet.bench.latency import LatencyRequest, RandomGatesRequest, time_network, time_run
@@ -111,9 +103,9 @@ def train(
     data: str | None = None,
     rounds: int = 9,
     steps: int = 8,
-    threads: int | None = None,
-    device: str = "auto",
-    json: Switch = False,
+    threads: Threads = None,
+    device: DeviceName = "auto",
+    json: Json = False,
 ) -> None:
     """Measure what training costs beyond its networks' own steps, as ratios, in about five minutes.
 
@@ -124,9 +116,6 @@ def train(
         data: Folder or hub name of the images; none: the hub name of the recipe's data set.
         rounds: Pairs that every ratio is the median of.
         steps: Length of the pieces of an epoch that are timed.
-        threads: Of the CPU; none: all that PyTorch uses.
-        device: auto, cpu, cuda or cuda:N.
-        json: Print JSON and nothing else.
     """
     from gaternet.bench import presentation
     from gaternet.bench.training_pace import PaceRequest, measure_pace

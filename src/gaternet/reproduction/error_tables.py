@@ -1,4 +1,4 @@
-"""Tables of test errors, what they differ by, and what that supports."""
+"""Tables of test errors, and of what they differ by."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from typing import NamedTuple
 from gaternet.measured_runs import SHORT, MeasuredRun
 from gaternet.recipes import RECIPES
 from gaternet.reproduction.comparison import Difference, compare, compare_on_images, spread
-from gaternet.reproduction.markdown import listed, table
+from gaternet.reproduction.markdown import table
 from gaternet.reproduction.targets import TARGETS, Block, Row
+from gaternet.reproduction.verdicts import Comparison, verdict
 from gaternet.training.starting import SEED_OFFSETS
 
 HEADS = (
@@ -27,23 +28,6 @@ gated networks and controls), Nesterov's momentum, weight decay {decay:g}. Gates
 BatchNorm's statistics are measured again at the end, where a row says nothing else. Compare rows
 with each other rather than with the paper's figures.
 """
-GROUPS = {"lower error": "a lower error than", "higher error": "a higher error than"}
-"""Verdicts, as they are said of one network against others."""
-ALIKE = 0.05
-"""Costs that differ by at most this share explain no difference of errors."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two rows' errors beside each other.
-
-    cost: what the first needs for an image, as a multiple of what the second does; None: not known
-    """
-
-    first: Row
-    second: Row
-    found: Difference
-    cost: float | None
 
 
 @dataclass(frozen=True)
@@ -93,12 +77,7 @@ class ErrorTable:
 
     def verdict(self) -> str:
         """Say what the differences support."""
-        if all(each.found.half_width is None for each in self.comparisons):
-            return "One seed of each network: no difference is told from chance."
-        seconds = {each.second.label for each in self.comparisons}
-        firsts = {each.first.label for each in self.comparisons}
-        said = _by_second if len(seconds) < len(firsts) else _by_first
-        return " ".join((*said(self.comparisons), *_power(self.comparisons)))
+        return verdict(self.comparisons)
 
 
 def error_tables(runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
@@ -294,62 +273,3 @@ def _compared(each: Comparison) -> list[str]:
     cost = "" if each.cost is None else f"{each.cost:.2f} ×"
     shown = f"{found.difference:+.2f}{width}"
     return [one.label, other.label, printed, shown, found.verdict, cost]
-
-
-def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield how large a difference must be to be told, and what those of one seed each tell."""
-    found = [each.found for each in comparisons]
-    of_seeds = [each for each in found if each.freedom]
-    widths = [each.half_width for each in of_seeds if each.verdict not in GROUPS]
-    if sizes := [width for width in widths if width]:
-        freedom = of_seeds[0].freedom
-        degrees = "degree" if freedom == 1 else "degrees"
-        least, most = (f"{width:.1f}" for width in (min(sizes), max(sizes)))
-        size = least if least == most else f"{least} to {most}"
-        yield (
-            f"Not told apart does not mean equal: with {freedom} {degrees} of freedom only "
-            f"differences above {size} points are told."
-        )
-    if images := max(each.images for each in found):
-        yield (
-            f"Differences of the same {images:,} test images tell these networks apart, one seed "
-            "of each, by McNemar's exact test at 5 %. Seeds vary besides, which one of each does "
-            "not show: more than one in twenty changes without effect will seem to have one."
-        )
-
-
-def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield a sentence on each network that is measured against others."""
-    for first in dict.fromkeys(each.first.label for each in comparisons):
-        mine = [each for each in comparisons if each.first.label == first]
-        parts = []
-        for verdict, words in GROUPS.items():
-            told = [each for each in mine if each.found.verdict == verdict]
-            others = [each.second.label + _at_cost(each) for each in told]
-            if others:
-                parts.append(f"{words} {listed(others)}")
-        has = [f"has {' and '.join(parts)}"] if parts else []
-        others = [each.second.label for each in mine if each.found.verdict not in GROUPS]
-        same = [f"is not told apart from {listed(others)}"] if others else []
-        yield f"{first} {', and '.join(has + same)}."
-
-
-def _by_second(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield a sentence on those that have a lower error than a network, a higher one, neither."""
-    for second in dict.fromkeys(each.second.label for each in comparisons):
-        mine = [each for each in comparisons if each.second.label == second]
-        for verdict, words in GROUPS.items():
-            told = [each for each in mine if each.found.verdict == verdict]
-            firsts = [each.first.label + _at_cost(each) for each in told]
-            if firsts:
-                yield f"{words.capitalize()} {second}: {'; '.join(firsts)}."
-        firsts = [each.first.label for each in mine if each.found.verdict not in GROUPS]
-        if firsts:
-            yield f"Not told apart from {second}: {'; '.join(firsts)}."
-
-
-def _at_cost(each: Comparison) -> str:
-    """Return how a network paid for a lower error, or what it saved for a higher one."""
-    if each.cost is None or (each.cost > 1) != (each.found.difference < 0):
-        return ""
-    return f" (at {each.cost:.2f} times the cost)" if abs(each.cost - 1) > ALIKE else ""
