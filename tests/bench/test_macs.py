@@ -65,6 +65,20 @@ def test_run_is_counted_layer_by_layer(terminal: Terminal, gated_run: Path) -> N
     assert " 7" in shown
 
 
+def test_images_of_a_plain_run_need_all_its_filters(terminal: Terminal, plain_run: Path) -> None:
+    told = json.loads(terminal.succeed("bench", "macs", plain_run, "--json", "--device", "cpu"))
+    counted = told["macs"]
+    result = json.loads((plain_run / "result.json").read_text())
+    assert counted["mean"] == counted["p95"] == counted["backbone"] == result["macs_per_image"]
+    assert counted["images"] == len(load_digits("test"))
+    assert (told["share"], told["threshold"], counted["deciding"]) == (1, None, 0)
+    shown = terminal.succeed("bench", "macs", plain_run, "--images", "7", "--device", "cpu")
+    assert "who decides" not in shown
+    assert " 7" in shown
+    refused = terminal.fail(2, "bench", "macs", plain_run, "--threshold", "1")
+    assert "--threshold need gates" in refused
+
+
 def test_evaluation_tells_what_an_image_needs(terminal: Terminal, gated_run: Path) -> None:
     shown = terminal.succeed("evaluate", gated_run, "--device", "cpu")
     assert "multiply-accumulates, mean" in shown
@@ -79,6 +93,5 @@ def test_group_shows_its_commands(terminal: Terminal) -> None:
 
 def test_mistakes_are_told(terminal: Terminal, plain_run: Path, gated_run: Path) -> None:
     assert "did you mean macs" in terminal.fail(2, "bench", "mac", gated_run)
-    assert "is a plain network" in terminal.fail(2, "bench", "macs", plain_run)
     assert "--images 0" in terminal.fail(2, "bench", "macs", gated_run, "--images", "0")
     assert "did you mean bench" in terminal.fail(2, "bensh")

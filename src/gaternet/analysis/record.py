@@ -48,8 +48,8 @@ class GateRecord:
 
     @property
     def gate_count(self) -> int:
-        """G."""
-        return max(columns.stop for columns in self.slices.values())
+        """G; 0 of a plain network."""
+        return max((columns.stop for columns in self.slices.values()), default=0)
 
     def gates(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Return rows `start` to `stop` unpacked, (n, G) uint8, 0 or 1."""

@@ -3,27 +3,30 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import numpy as np
 
 from gaternet.accounting import count_macs
-from gaternet.analysis import MacReport, collect, report_macs
+from gaternet.analysis import GateRecord, MacReport, collect, report_macs
 from gaternet.commands import EvaluationRequest, load_model, split_images
 from gaternet.data.batches import first_images, normalised_batches
 from gaternet.errors import UsageError
 from gaternet.model import GatedModel
 from gaternet.training.compute import choose_device
-from gaternet.training.run import Run, open_run
+from gaternet.training.run import open_run
 
 
 @dataclass(frozen=True)
 class RunMacs:
-    """What a run's images need, and what was counted."""
+    """What a run's images need, and what was counted.
+
+    threshold: None of a plain network
+    """
 
     run: str
     recipe: str
     data: str
     split: str
-    threshold: float
+    threshold: float | None
     macs: MacReport
 
 
@@ -39,24 +42,21 @@ def count_run(path: Path, request: EvaluationRequest, images: int | None = None)
     run = open_run(path)
     device = choose_device(request.device)
     model = load_model(path, request, device)
-    if not isinstance(model, GatedModel):
-        raise UsageError(
-            f"{path} is a plain network: every image needs the {_plain_macs(model, run):,} "
-            "multiply-accumulates of all its filters"
-        )
     split, data = split_images(run, request.data, request.split), run.config.recipe.data
-    batches = normalised_batches(split, data, device)
-    record = collect(model, first_images(batches, images or len(split)))
+    count = min(images or len(split), len(split))
+    batches = first_images(normalised_batches(split, data, device), count)
+    record = collect(model, batches) if isinstance(model, GatedModel) else _no_gates(count)
     report = report_macs(count_macs(model, data.input_size), record)
     return RunMacs(
         str(path),
         run.config.recipe.name,
         split.name,
         request.split,
-        model.binarizer.threshold,
+        model.binarizer.threshold if isinstance(model, GatedModel) else None,
         report,
     )
 
 
-def _plain_macs(model: nn.Module, run: Run) -> int:
-    return count_macs(model, run.config.recipe.data.input_size).backbone_macs
+def _no_gates(images: int) -> GateRecord:
+    """Return the record of a plain network: every image needs all of its filters."""
+    return GateRecord(np.zeros((images, 0), np.uint8), {})

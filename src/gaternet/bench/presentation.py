@@ -30,7 +30,8 @@ def macs(counted: "RunMacs", *, as_json: bool) -> None:
     table = new_table(f"\n{counted.recipe} on {counted.data}, {counted.split} images", "")
     table.add_row("images", f"{found.images:,}")
     table.add_row("plain backbone", f"{found.backbone:,}")
-    table.add_row("who decides", part_of(found.deciding, found.backbone))
+    if found.deciding:
+        table.add_row("who decides", part_of(found.deciding, found.backbone))
     for name in ("mean", "median", "p95"):
         table.add_row(f"needed, {name}", part_of(getattr(found, name), found.backbone))
     table.add_row("saved, mean", f"{100 * (1 - found.share):.1f} %")
