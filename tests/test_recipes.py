@@ -226,9 +226,12 @@ def test_variant_changes_what_its_name_says_and_nothing_else(base: str, variant:
         reproduces=gated.reproduces,
         gating=gated.gating,
         pretrain=gated.pretrain,
+        optimizer=gated.optimizer,
     )
     assert same == gated
-    assert (varied.pretrain == ()) == (variant == "scratch")
+    fresh = variant == "scratch"
+    assert varied.optimizer == (RECIPES[gated.pretrain[0]] if fresh else gated).optimizer
+    assert (varied.pretrain == ()) == fresh
 
 
 def test_convnet_aig_gates_whole_branches_at_a_target_rate() -> None:

@@ -14,9 +14,6 @@ from gaternet.training.config import Recipe, flat, parts, recipe_to_dict
 SHORT = "-short"
 """How the names of recipes with a shortened schedule end."""
 
-ROUNDED = 0.001
-"""Percentage points that an error may be off: three digits are written down."""
-
 
 @dataclass(frozen=True)
 class MeasuredRun:
@@ -58,9 +55,8 @@ class MeasuredRun:
 
     def __post_init__(self) -> None:
         """Raise ValueError where the rightly classified images are not those of its error."""
-        if self.judged and abs(self.judged.error_percent - self.error) > ROUNDED:
-            found = self.judged.error_percent
-            raise ValueError(f"judged: of {found:.3f} % error, not {self.error:.3f} %")
+        if self.judged:
+            self.judged.check(self.error)
 
     @property
     def row(self) -> str:

@@ -7,8 +7,6 @@ from scipy.stats import binomtest
 
 NORMAL = 1.96
 """Standard errors on either side of a 95 % interval."""
-
-
 SIGNIFICANT = 0.05
 
 
@@ -18,11 +16,6 @@ class PairedDifference:
 
     value: float
     half_width: float
-
-    @property
-    def told(self) -> bool:
-        """Whether it is told from none."""
-        return abs(self.value) > self.half_width
 
 
 def paired_difference(first: float, second: float, images: float) -> PairedDifference:

@@ -8,6 +8,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+ROUNDED = 0.001
+"""Percentage points that an error may be off: three digits are written down."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -38,6 +41,13 @@ class Judged:
     def error_percent(self) -> float:
         """Share of the images that are not."""
         return 100 * (1 - float(self.bits.mean()))
+
+    def check(self, error_percent: float) -> None:
+        """Raise ValueError where that is not the error on these images."""
+        if abs(self.error_percent - error_percent) > ROUNDED:
+            raise ValueError(
+                f"judged: of {self.error_percent:.3f} % error, not {error_percent:.3f} %"
+            )
 
     def is_of_same_images(self, other: "Judged") -> bool:
         """Whether both networks saw the same images."""

@@ -272,8 +272,8 @@ def reproduce(
         seeds: Of the gated networks and the controls.
         short: Train by the recipes with a tenth of the paper's schedule.
         epochs: Of each phase; none: the recipe's.
-        pretrain_epochs: Of what starts from fresh weights, -gated-scratch too; none: as of each
-            phase. With more of them a shorter joint phase still starts from good networks.
+        pretrain_epochs: Of what starts from fresh weights; none: as of each phase. With more of
+            them a shorter joint phase still starts from good networks; -gated-scratch has both.
         budget: Hours to train for; what is begun then is saved. 0: only write the report.
         runs: Directory for the runs.
         results: Directory for what they measured, a file each.

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import kendalltau, ttest_1samp
 
 from gaternet.analysis.behaviour import chance_distance, class_likeness, depth_trend
 
@@ -18,15 +18,26 @@ def pairs_in_order(shares: tuple[float, ...]) -> int:
     )
 
 
-def test_trend_is_told_by_counting_all_orders() -> None:
-    shares = (0.1, 0.3, 0.2, 0.5, 0.4, 0.9, 0.8)
+@pytest.mark.parametrize(
+    "shares", [(0.1, 0.3, 0.2, 0.5, 0.4, 0.9, 0.8), (0.1, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0)]
+)
+def test_trend_is_told_by_counting_all_orders(shares: tuple[float, ...]) -> None:
     found = depth_trend(shares)
     assert found is not None
     mine = pairs_in_order(shares)
-    assert found.tau == pytest.approx(mine / 21)
+    assert found.tau == pytest.approx(kendalltau(range(7), shares).statistic)
+    assert np.sign(found.tau) == np.sign(mine)
     others = [abs(pairs_in_order(order)) >= abs(mine) for order in permutations(shares)]
     assert found.p == pytest.approx(np.mean(others))
     assert found.told == (np.mean(others) < 0.05)
+
+
+def test_trend_of_more_orders_than_can_be_counted_is_of_random_ones() -> None:
+    """Of (1, 3, 3, 0 × 6) / 16 there are 252 orders, 14 of which are as far from level."""
+    found = depth_trend([1 / 16, 3 / 16, 3 / 16, *[0.0] * 6])
+    assert found is not None
+    assert found.p == pytest.approx(14 / 252, abs=0.007)  # three standard errors
+    assert found == depth_trend([1 / 16, 3 / 16, 3 / 16, *[0.0] * 6])
 
 
 def test_equal_layers_have_no_trend() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gaternet.reproduction.comparison import compare, spread
+from gaternet.reproduction.comparison import compare, compare_on_images, spread
 
 
 def test_two_networks_are_compared_by_student_s_t_test() -> None:
@@ -31,9 +31,9 @@ def test_spread_over_seeds_is_pooled_over_all_networks() -> None:
 @pytest.mark.parametrize(
     ("first", "verdict"),
     [
-        ([9.0, 9.1], "higher error"),
-        ([7.0, 7.1], "lower error"),
-        ([8.0, 8.2], "not told apart"),
+        ([9.0, 9.1, 9.1], "higher error"),
+        ([7.0, 7.1, 7.1], "lower error"),
+        ([8.0, 8.2, 8.2], "not told apart"),
     ],
 )
 def test_verdict_is_what_the_interval_supports(first: list[float], verdict: str) -> None:
@@ -43,6 +43,27 @@ def test_verdict_is_what_the_interval_supports(first: list[float], verdict: str)
 def test_one_seed_of_each_tells_nothing() -> None:
     found = compare({"a": [5.0], "b": [9.0]}, "a", "b")
     assert found.half_width is None
-    assert found.verdict == "not to be told from one seed each"
+    assert found.verdict == "not to be told from so few seeds"
     assert spread([5.0]) is None
     assert spread([5.0, 7.0]) == pytest.approx(np.std([5.0, 7.0], ddof=1))
+
+
+def test_spread_of_two_seeds_that_happen_to_be_alike_tells_nothing() -> None:
+    found = compare({"a": [33.63, 33.65], "b": [33.4], "c": [30.0, 30.1]}, "b", "a")
+    assert found.difference == pytest.approx(-0.24)
+    assert found.half_width is None
+
+
+def test_seeds_are_compared_on_the_same_images_by_a_paired_t_test_over_these() -> None:
+    right = np.random.default_rng(0).random((5, 4000)) < 0.8
+    right[2:, :200] = True
+    one, other = right[:2], right[2:]
+    found = compare_on_images(list(one), list(other))
+    errors = [100 - 100 * each.mean(axis=0) for each in (one, other)]
+    interval = stats.ttest_rel(*errors).confidence_interval(0.95)
+    assert found.difference == pytest.approx(errors[0].mean() - errors[1].mean())
+    assert found.half_width == pytest.approx((interval.high - interval.low) / 2, rel=1e-3)
+    assert found.verdict == "higher error"
+    assert found.images == 4000
+    assert compare_on_images(list(other), list(one)).verdict == "lower error"
+    assert compare_on_images([one[0]], [one[0], one[0]]).verdict == "not told apart"

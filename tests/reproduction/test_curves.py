@@ -1,5 +1,7 @@
 """What curves of error against costs show and are said to tell."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,11 @@ from gaternet.reproduction.curve_figure import curve_figure
 from gaternet.reproduction.curves import beside_plain, curve_section, label, unbeaten
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
 from generated_results import CURVE, right_of
+
+
+def erring(row: dict[str, Any], wrong: int) -> dict[str, Any]:
+    """Return a row of a network that errs on so many of 100 images, the first ones."""
+    return row | {"error_percent": wrong, "judged": row["judged"] | {"right": right_of(wrong)}}
 
 
 def point(error: float, macs: float) -> CurvePoint:
@@ -54,10 +61,10 @@ def test_networks_are_told_from_those_of_as_many_epochs() -> None:
 def test_one_mask_for_all_images_is_no_plain_network_and_has_one_point() -> None:
     gated = CURVE["rows"][3]
     alike = {"threshold": None, "offset": None}
-    mask = gated | alike | {"run": "runs/mask", "mask": "trained", "error_percent": 15.0}
-    most = gated | alike | {"mask": "majority", "error_percent": 13.0}
-    narrow = CURVE["rows"][0] | {"run": "runs/narrow", "backbone": "resnet20-narrow"}
-    narrow |= {"error_percent": 19.0, "macs": 1e7}
+    mask = erring(gated, 15) | alike | {"run": "runs/mask", "mask": "trained"}
+    most = erring(gated, 13) | alike | {"mask": "majority"}
+    narrow = erring(CURVE["rows"][0], 19) | {"run": "runs/narrow", "backbone": "resnet20-narrow"}
+    narrow |= {"macs": 1e7}
     curve = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"], narrow, mask, most]})
     measured = Measurement("efficiency_x.json", "python x.py", "an abacus", "today", curve)
     lines = list(curve_section([measured], "../results", "figures"))
@@ -81,10 +88,9 @@ def test_one_mask_for_all_images_is_no_plain_network_and_has_one_point() -> None
 def test_what_choosing_by_image_is_worth_is_asked_of_the_same_images() -> None:
     gated, alike = CURVE["rows"][3], {"threshold": None, "offset": None}
     wrong = {"gated": 40, "majority": 30, "trained": 52}
-    points = [gated | {"judged": gated["judged"] | {"right": right_of(wrong["gated"])}}]
+    points = [erring(gated, wrong["gated"])]
     for mask, other in (("majority", {}), ("trained", {"run": "runs/mask", "macs": 10.2e6})):
-        judged = gated["judged"] | {"right": right_of(wrong[mask])}
-        points.append(gated | alike | other | {"mask": mask, "judged": judged})
+        points.append(erring(gated, wrong[mask]) | alike | other | {"mask": mask})
     elsewhere = points[2] | {"run": "runs/other", "budget": 0.7}
     curve = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"][:3], *points, elsewhere]})
     measured = Measurement("efficiency_x.json", "python x.py", "an abacus", "today", curve)
@@ -102,7 +108,7 @@ def test_what_choosing_by_image_is_worth_is_asked_of_the_same_images() -> None:
 
 
 def test_a_plain_network_that_another_beats_makes_no_line() -> None:
-    worse = CURVE["rows"][0] | {"run": "runs/worse", "error_percent": 17.5, "macs": 2e7}
+    worse = erring(CURVE["rows"][0], 18) | {"run": "runs/worse", "macs": 2e7}
     points = validate(Curve, {"batch": 1, "rows": [*CURVE["rows"][:4], worse]}).rows
     alike = [each for each in points if each.epochs == 12]
     assert [np.size(line.get_xdata()) for line in curve_figure(Curve(1, points)).axes[0].lines] == [
@@ -140,3 +146,12 @@ def test_every_point_is_drawn_over_both_costs() -> None:
         expected = [[row[key] / unit, row["error_percent"]] for row in CURVE["rows"]]
         assert sorted(drawn.tolist()) == sorted(expected)
         assert len(axes.lines) == 3  # plain of 6 epochs, of 12, gated
+
+
+def test_curves_are_of_the_same_images_and_of_their_errors() -> None:
+    first, *rest = CURVE["rows"]
+    elsewhere = first | {"judged": first["judged"] | {"fingerprint": "b"}}
+    with pytest.raises(ValueError, match=r"runs/.* is judged on other images than the first"):
+        validate(Curve, {"batch": 1, "rows": [*rest, elsewhere]})
+    with pytest.raises(ValueError, match=r"judged: of .* error, not 1\.000 %"):
+        validate(Curve, {"batch": 1, "rows": [first | {"error_percent": 1.0}, *rest]})

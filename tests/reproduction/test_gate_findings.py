@@ -107,6 +107,13 @@ def test_of_one_class_nothing_is_said_of_who_is_believed() -> None:
     assert judged(swaps=BEHAVIOUR["swaps"][:1])[DIVISION].verdict == "not told"
 
 
+def test_of_gates_that_never_change_nothing_is_said_of_classes_and_who_is_believed() -> None:
+    found = judged(layers=layers([4] * 8, [12] * 8), probes=None)
+    for finding in (found[CLASSES], found[DIVISION]):
+        assert finding.here == "no gate depends on the image: all images have the same."
+        assert finding.verdict == "not told"
+
+
 @pytest.mark.parametrize(
     ("distance", "verdict"),
     [(0.147, "contradicted"), (0.06, "not told"), (0.01, "holds"), (None, "not told")],

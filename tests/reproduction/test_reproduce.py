@@ -96,7 +96,9 @@ def test_gated_run_behind_longer_pre_training_is_the_one_that_train_makes(
     reproduced: Path, images: Path, here: Path, terminal: Terminal
 ) -> None:
     Path("runs").mkdir()
-    told = terminal.succeed(*words(images, "--rows", ROWS[1], "--pretrain-epochs", "2"))
+    longer = words(images, "--rows", ROWS[1], "--pretrain-epochs", "2")
+    longer[longer.index("table1")] = "ablations"
+    told = terminal.succeed(*longer)
     name = f"{GATED.replace('1ep', '1ep-after-2')}"
     measured = json.loads(Path("results", f"{name}.json").read_text())
     assert measured["pretrain_epochs"] == {"backbone": 2, "gater": 2}
@@ -121,14 +123,16 @@ def test_ensemble_averages_what_is_there(
     assert measured["macs_per_image"] == 2 * 40_813_184
 
 
-def test_ensemble_of_a_network_whose_run_is_gone_is_left_out(
-    reproduced: Path, images: Path, here: Path, terminal: Terminal
+@pytest.mark.parametrize("row", ["cifar10/resnet20-ensemble", "cifar10/resnet20-gated"])
+def test_what_starts_from_a_run_that_is_gone_is_left_out(
+    row: str, reproduced: Path, images: Path, here: Path, terminal: Terminal
 ) -> None:
     shutil.copytree(reproduced / "results", "results")
+    Path("results", f"{GATED}.json").unlink()
     before = Path("results", f"{GATER}.json").read_bytes()
     Path("runs").mkdir()
     (Path("runs") / PLAIN).symlink_to(reproduced / "runs" / PLAIN)
-    told = terminal.succeed(*words(images, "--rows", "cifar10/resnet20-ensemble"))
+    told = terminal.succeed(*words(images, "--rows", row))
     assert f"runs/{GATER} is gone; put it back" in told
     assert "1 runs are missing still" in told
     assert Path("results", f"{GATER}.json").read_bytes() == before
@@ -169,6 +173,16 @@ def test_budget_saves_what_was_begun_and_the_next_call_goes_on(
         )
 
 
+def test_page_is_not_emptied_where_results_are_called_by_a_wrong_name(
+    here: Path, terminal: Terminal
+) -> None:
+    Path("docs").mkdir()
+    Path("docs/results.md").write_text("measured")
+    told = terminal.fail(1, "reproduce", "table1", "--budget", "0", "--results", "resluts")
+    assert "resluts is no directory: docs/results.md would be emptied" in told
+    assert Path("docs/results.md").read_text() == "measured"
+
+
 def test_run_of_another_process_is_passed_over(
     images: Path, here: Path, terminal: Terminal
 ) -> None:
@@ -205,12 +219,13 @@ def test_directory_of_another_run_is_not_taken(
     ("more", "message"),
     [
         (("--rows", "cifar10/resnet20-gatd"), "did you mean cifar10/resnet20-gated"),
-        (("--seeds", "1", "1"), "give each once"),
-        (("--budget", "-1"), "no number of hours"),
-        (("--budget", "nan"), "no number of hours"),
+        (("--seeds", "1", "1"), "at least one, and each once"),
+        (("--budget", "-1"), "--budget -1.0: hours, 0 or more"),
+        (("--budget", "nan"), "--budget nan: hours, 0 or more"),
         (("--short", "--rows", "cifar10/resnet164*"), "have no short schedule"),
         (("--epochs", "-2"), "epochs must be"),
         (("--pretrain-epochs", "0"), "--pretrain-epochs 0: at least 1"),
+        (("--pretrain-epochs", "30", "--epochs", "5"), "phases have as many epochs each"),
         (("--seeds", "-3000"), "seed must be in"),
     ],
 )

@@ -11,7 +11,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, t
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, permutation_test, t
 
 from gaternet.analysis.classes import class_agreement
 from gaternet.analysis.findings import Costs, Findings
@@ -22,6 +23,8 @@ from gaternet.analysis.statistics import OpenGates
 from gaternet.analysis.swaps import Swap
 
 CONFIDENCE = 0.95
+ORDERS = 9_999
+"""Orders of layers that a p-value is counted from, drawn at random where there are more."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,31 @@ class Trend:
 
 
 def depth_trend(shares: Sequence[float]) -> Trend | None:
-    """Return the trend of layers' shares, in the order of execution; None where all are equal."""
+    """Return the trend of layers' shares, in the order of execution; None where all are equal.
+
+    p is counted over orders of the same shares, not taken from the normal approximation: of few
+    layers many share one value, such as no gate that is always off.
+    """
     if len(set(shares)) < 2:
         return None
-    found = kendalltau(range(len(shares)), shares)
-    return Trend(float(found.statistic), float(found.pvalue))
+    tau = kendalltau(range(len(shares)), shares).statistic
+    counted = permutation_test(
+        (np.asarray(shares),),
+        _rises,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=ORDERS,
+        batch=1_000,
+        rng=0,
+    )
+    return Trend(float(tau), float(counted.pvalue))
+
+
+def _rises(shares: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return pairs of layers whose shares rise less those whose shares fall."""
+    shares = np.moveaxis(shares, axis, -1)
+    earlier, later = np.triu_indices(shares.shape[-1], 1)
+    return np.sign(shares[..., later] - shares[..., earlier]).sum(axis=-1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from gaternet.spelling import did_you_mean
 from gaternet.training.config import Recipe, check
 
 PAPER = (*resnet.TABLE1, *densenet.RECIPES, *shake_shake.RECIPES, *imagenet.RECIPES)
-_GATED = [recipe for recipe in (*PAPER, *resnet.SHORTENED) if recipe.gating]
+_TRAINED = {recipe.name: recipe for recipe in (*PAPER, *resnet.SHORTENED)}
+_GATED = [recipe for recipe in _TRAINED.values() if recipe.gating]
 _VARIED = [r for r in _GATED if r.name.startswith(("cifar10/resnet20-", "cifar10/resnet56-"))]
 _RESNET101 = next(recipe for recipe in _GATED if recipe.name == "imagenet/resnet101-gated")
 
@@ -28,6 +29,7 @@ _ALL = (
     *resnet.SHORTENED,
     *(comparisons.control(recipe) for recipe in _GATED),
     *(comparisons.vary(r, variant) for r in _VARIED for variant in comparisons.VARIANTS),
+    *(comparisons.from_scratch(r, _TRAINED[r.pretrain[0]]) for r in _VARIED),
     comparisons.vary(_RESNET101, comparisons.CONVNET_AIG),
     *(
         comparisons.smaller(recipe, f"resnet{depth}", f"ResNet-{depth}")

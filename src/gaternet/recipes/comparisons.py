@@ -7,7 +7,7 @@ the same loop.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gaternet.training.config import BLIND, Recipe, parts
@@ -20,7 +20,6 @@ class Variant:
     suffix: str
     title: str
     gating: Mapping[str, Any]
-    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 NO_ANNEALING = {"anneal_from": 1.0, "anneal_until": 1.0}
@@ -56,6 +55,8 @@ ONE_MASK = Variant(
     "fixed", "one mask for all images, trained alike", {"gater": BLIND, "input_size": None}
 )
 
+SCRATCH = Variant("scratch", "both networks from scratch", {})
+
 SMALLER_GATERS = (8, 14)
 """Depths of ResNets."""
 
@@ -76,7 +77,6 @@ VARIANTS = (
     Variant("gumbel-sigmoid", "Gumbel-sigmoid gates", {"binarizer": "gumbel-sigmoid"}),
     # Its noise is what drives it to 0 and 1: without, training would end on soft gates.
     Variant("hard-concrete", "hard-concrete gates", {**NO_ANNEALING, "binarizer": "hard-concrete"}),
-    Variant("scratch", "trained from scratch", {}, {"pretrain": ()}),
     Variant("lambda-0", "without the L1 term", {"sparsity": 0.0}),
     Variant("ungated", "a quarter of training's images see the plain backbone", {"ungated": 0.25}),
     *(
@@ -114,14 +114,18 @@ def vary(gated: Recipe, variant: Variant) -> Recipe:
     pretrain = gated.pretrain[: len(parts(replace(gated, gating=gating)))]
     if len(pretrain) > 1 and gating.gater != gated.gating.gater:
         pretrain = (pretrain[0], f"{gated.data.name}/{gating.gater}{short}")
-    changed = replace(
+    return replace(
         gated,
         name=f"{gated.name.removesuffix('-short')}-{variant.suffix}{short}",
         reproduces=f"not in the paper: {gated.name}: {variant.title}",
         gating=gating,
         pretrain=pretrain,
     )
-    return replace(changed, **variant.changes)
+
+
+def from_scratch(gated: Recipe, plain: Recipe) -> Recipe:
+    """Return the gated recipe with both networks fresh, at the rate of the plain backbone's."""
+    return replace(vary(gated, SCRATCH), pretrain=(), optimizer=plain.optimizer)
 
 
 def smaller(resnet20: Recipe, network: str, title: str) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gaternet.analysis import style
 from gaternet.disk import make_directory, write_file
-from gaternet.errors import UsageError
+from gaternet.errors import UsageError, UserError
 from gaternet.reproduction.jobs import Job, Length, jobs_of, with_parts
 from gaternet.reproduction.report import FIGURES, draw, render
 from gaternet.reproduction.results import read_results
@@ -43,6 +43,8 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
     refuse_torchrun("reproduce trains each run in one process, and several may work on one table")
     jobs = wanted(request)
     places = request.places
+    if not request.hours and request.report.exists() and not places.results.is_dir():
+        raise UserError(f"{places.results} is no directory: {request.report} would be emptied")
     check_begun(jobs, places)
     read_results(places.results)  # what cannot be read is told before hours are spent
     left = missing(jobs, places)
@@ -61,13 +63,19 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
 def wanted(request: ReproductionRequest) -> list[Job]:
     """Return all runs of a request, each once, behind those that it starts from."""
     if isnan(request.hours) or request.hours < 0:
-        raise UsageError(f"--budget {request.hours} is no number of hours")
+        raise UsageError(f"--budget {request.hours}: hours, 0 or more")
     told = request.length.pretrain_epochs
     if told is not None and told < 1:
         raise UsageError(f"--pretrain-epochs {told}: at least 1")
     if not request.seeds or len(set(request.seeds)) < len(request.seeds):
-        raise UsageError(f"--seeds {' '.join(map(str, request.seeds))}: give each once")
+        given = " ".join(map(str, request.seeds)) or "nothing"
+        raise UsageError(f"--seeds {given}: at least one, and each once")
     blocks = TARGETS[request.target]()
+    if told not in (None, request.length.epochs) and all(block.phases_alike for block in blocks):
+        raise UsageError(
+            f"--pretrain-epochs {told}: {request.target} compares networks whose phases have as "
+            "many epochs each; leave it out"
+        )
     if not request.length.short and all(block.short_only for block in blocks):
         raise UsageError(f"{request.target} compares short schedules alone: give --short")
     names = _chosen(blocks, request.rows)

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from gaternet.paired import differ, paired_difference
+from gaternet.paired import NORMAL, differ, paired_difference
 
 CONFIDENCE = 0.95
+FEWEST = 3
+"""Degrees of freedom that a variance over seeds is taken from. With one, two seeds that happen to
+be alike would tell everything apart, and two that do not nothing: Student's t is 12.7."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,19 @@ class Difference:
     difference: float
     half_width: float | None
     """Of its 95 % interval; none where nothing tells how wide that is."""
+    told: bool = False
+    """Whether it is told from none."""
     freedom: int = 0
     """Degrees of freedom of the variance over seeds."""
     images: int = 0
     """Test images that two networks are compared on, where it is said of these images."""
-    differ: bool = False
-    """Whether they differ on these images by more than chance."""
 
     @property
     def verdict(self) -> str:
         """What the data support."""
         if self.half_width is None:
-            return "not to be told from one seed each"
-        told = self.differ if self.images else abs(self.difference) > self.half_width
-        if not told:
+            return "not to be told from so few seeds"
+        if not self.told:
             return "not told apart"
         return "lower error" if self.difference < 0 else "higher error"
 
@@ -55,21 +57,31 @@ def compare(errors: Mapping[str, Sequence[float]], first: str, second: str) -> D
     difference = mean(one) - mean(other)
     several = [values for values in errors.values() if len(values) > 1]
     freedom = sum(len(values) - 1 for values in several)
-    if not freedom:
+    if freedom < FEWEST:
         return Difference(difference, None)
     pooled = sum((len(values) - 1) * variance(values) for values in several) / freedom
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
     width = quantile * sqrt(pooled * (1 / len(one) + 1 / len(other)))
-    return Difference(difference, width, freedom)
+    return Difference(difference, width, abs(difference) > width, freedom)
 
 
-def compare_on_images(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> Difference:
-    """Compare two networks on the same images: which each classifies rightly, (N,) bool.
+def compare_on_images(
+    one: Sequence[NDArray[np.bool_]], other: Sequence[NDArray[np.bool_]]
+) -> Difference:
+    """Compare two networks on the same images: which each seed's classifies rightly, (N,) bool.
 
-    The interval is that of other images, and McNemar's exact test says whether they differ. Other
+    The interval is that of other images. Of one seed each McNemar's exact test says whether they
+    differ; of several, whose shares of seeds that are right are compared, the interval does. Other
     seeds would spread the difference further.
     """
-    only_other, only_one = int((other & ~one).sum()), int((one & ~other).sum())
-    found = paired_difference(only_other, only_one, len(one))
-    told = differ(only_one, only_other)
-    return Difference(100 * found.value, 100 * found.half_width, images=len(one), differ=told)
+    if len(one) == len(other) == 1:
+        only_other, only_one = (int((a & ~b).sum()) for a, b in ((*other, *one), (*one, *other)))
+        found = paired_difference(only_other, only_one, len(one[0]))
+        value, half_width, told = found.value, found.half_width, differ(only_one, only_other)
+    else:
+        wrong = np.mean(other, axis=0) - np.mean(one, axis=0)
+        value, half_width = wrong.mean(), NORMAL * wrong.std() / sqrt(len(wrong))
+        told = abs(value) > half_width
+    return Difference(
+        100 * float(value), 100 * float(half_width), told=bool(told), images=len(one[0])
+    )

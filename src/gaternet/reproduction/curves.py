@@ -22,7 +22,8 @@ needs on average, the gater's included; epochs are the backbone's, before and wi
 control was trained further without gates. What was trained further, with gates or without, had a
 second schedule for that, at a lower rate; other plain networks had one of as many epochs as both.
 Times are medians with 95 % intervals, measured in turns: of plain networks the fastest way to run
-them, of gated ones this package's runtime. Two processes may differ by more than an interval."""
+them, of gated ones this package's runtime. Two processes may differ by more than an interval.
+Fronts and distances from lines are of measured errors, one run each, without an interval."""
 MASKS = """\
 Where all images have the same gates, the filters that these close are taken out: a plain network
 without a gater is left. *One mask* was trained to its budget as gates are; *gates of most images*
@@ -119,7 +120,7 @@ def _alike(one: CurvePoint, other: CurvePoint) -> bool:
 
 
 def _difference(one: CurvePoint, other: CurvePoint) -> list[str]:
-    found = compare_on_images(one.judged.bits, other.judged.bits)
+    found = compare_on_images([one.judged.bits], [other.judged.bits])
     shown = f"{found.difference:+.2f} ± {found.half_width:.2f}"
     return [label(one), label(other), shown, found.verdict, f"{one.macs / other.macs:.2f} ×"]
 
@@ -129,7 +130,7 @@ def _cells(point: CurvePoint) -> list[str]:
     return [
         label(point),
         str(point.epochs),
-        "" if point.threshold is None else f"{point.threshold:+.2f}",
+        "" if point.threshold is None else f"{point.threshold:+z.2f}",
         f"{point.error_percent:.2f} %",
         f"{point.macs / 1e6:.1f} M",
         f"{point.median_ms:.2f} ({low:.2f}-{high:.2f})",
@@ -158,7 +159,7 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         yield f"multiply-accumulates: {_front(rivals, millions)}. On that of error and time:"
         yield f"{_front(rivals, milliseconds)}."
         beside = {each: beside_plain(each, rivals) for each in as_trained(rivals)}
-        told = [f"{label(each)} {gap:+.1f}" for each, gap in beside.items() if gap is not None]
+        told = [f"{label(each)} {gap:+z.1f}" for each, gap in beside.items() if gap is not None]
         if told:
             yield "Against straight lines between the plain networks that no other plain one beats,"
             yield "each at the threshold that it was trained for, in percentage points of error:"
@@ -200,4 +201,4 @@ def milliseconds(point: CurvePoint) -> float:
 
 
 def _at(point: CurvePoint) -> str:
-    return "" if point.threshold is None else f" at {point.threshold:+.2f}"
+    return "" if point.threshold is None else f" at {point.threshold:+z.2f}"

@@ -51,9 +51,7 @@ class ErrorTable:
         return table(HEADS, [_cells(row, runs, results) for row, runs in self.rows])
 
     def note(self) -> str:
-        """Say in what a short schedule differs from the paper's; nothing of the paper's own."""
-        if not self.short:
-            return ""
+        """Say in what a short schedule differs from the paper's."""
         recipe = RECIPES[f"{self.block.rows[0].recipe}{SHORT}"]
         gated = next(
             each
@@ -166,7 +164,8 @@ def _told(block: Block, phases: _Phases) -> str:
         return f"{phases.before} epochs, then {phases.epochs}, in place of {paper} each"
     if not phases.short and phases.epochs == paper:
         return f"the paper's {paper} epochs a phase"
-    return f"{phases.epochs} epochs a phase in place of {paper}"
+    told = f"{phases.epochs} epochs a phase in place of {paper}"
+    return told if phases.short else f"the paper's schedule in {told}"
 
 
 def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Iterator[Comparison]:
@@ -192,11 +191,14 @@ def _needed(runs: Sequence[MeasuredRun]) -> float | None:
 
 
 def _on_images(one: Sequence[MeasuredRun], other: Sequence[MeasuredRun]) -> Difference | None:
-    """Compare two networks of one seed each on the same images; None where that is not known."""
-    mine, others = one[0].judged, other[0].judged
-    if len(one) + len(other) > 2 or not mine or not others or not mine.is_of_same_images(others):
+    """Compare two networks on the same images; None where of one of them these are not known."""
+    judged = [run.judged for run in (*one, *other) if run.judged]
+    if len(judged) < len(one) + len(other):
         return None
-    return compare_on_images(mine.bits, others.bits)
+    if not all(each.is_of_same_images(judged[0]) for each in judged):
+        return None
+    bits = [each.bits for each in judged]
+    return compare_on_images(bits[: len(one)], bits[len(one) :])
 
 
 def _wider(seeds: Difference, images: Difference | None) -> Difference:

@@ -27,10 +27,13 @@ UNIFORM_DISTANCE = 0.057
 """Kolmogorov's distance of a uniform distribution from the normal one with its mean and deviation:
 at z = 0.804, where the normal density is 1 / √12."""
 
+SAME_GATES = "no gate depends on the image: all images have the same."
 RULES = """\
 The paper judges by eye, and the gates of ResNet-164-Gated: 1,567 of its 7,200 gates (22 %) depend
 on the image, and an image opens 5,453 (76 %) on average. Here a trend with depth is Kendall's τ
-over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; and a
+over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; the gater has
+taken over where, under the gates of an image of another class, more images are given that class
+than keep their own, while how far gates set classes apart is told and not judged; and a
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
 Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
 questions; figures are of the one with the lowest error alone."""
@@ -146,7 +149,7 @@ def _redundancy(behaviour: Behaviour) -> Finding:
 def _dependence(behaviour: Behaviour) -> Finding:
     dependent = [layer.input_dependent / layer.total for layer in behaviour.layers]
     trend = depth_trend(dependent)
-    count = sum(layer.input_dependent for layer in behaviour.layers)
+    count = _dependent(behaviour)
     bits = behaviour.entropy
     return Finding(
         "More gates depend on the input in deep layers than in shallow ones",
@@ -163,8 +166,10 @@ def _dependence(behaviour: Behaviour) -> Finding:
 
 def _classes(behaviour: Behaviour) -> Finding:
     likeness, probes = class_likeness(behaviour.agreement), behaviour.probes
-    here, verdict = "there are no two classes of two images to compare.", UNTOLD
-    if likeness:
+    here, verdict = "there are no classes of two images each to compare.", UNTOLD
+    if not _dependent(behaviour):
+        here = SAME_GATES
+    elif likeness:
         difference = likeness.within - likeness.across
         points = f"{100 * difference:.1f} ± {100 * likeness.half_width:.1f} points"
         here = (
@@ -195,6 +200,8 @@ def _division_of_labour(behaviour: Behaviour) -> Finding:
     here, verdict = "there are no images of two classes.", UNTOLD
     if swap and swap.followed is None:
         here = "not measured: the file is of an earlier version."
+    elif not _dependent(behaviour):
+        here = SAME_GATES
     elif swap and swap.followed is not None:
         own, theirs = swap.accuracy, swap.followed
         here = (
@@ -217,6 +224,11 @@ def _division_of_labour(behaviour: Behaviour) -> Finding:
         None,
         "",
     )
+
+
+def _dependent(behaviour: Behaviour) -> int:
+    """Return how many gates depend on the image."""
+    return sum(layer.input_dependent for layer in behaviour.layers)
 
 
 def _normality(behaviour: Behaviour) -> Finding:

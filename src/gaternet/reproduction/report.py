@@ -8,6 +8,7 @@ from gaternet.reproduction.curve_figure import curve_figure
 from gaternet.reproduction.curves import curve_section
 from gaternet.reproduction.error_tables import error_tables
 from gaternet.reproduction.gate_findings import finding_figures, findings_section, trained_alike
+from gaternet.reproduction.markdown import listed
 from gaternet.reproduction.results import Results
 from gaternet.reproduction.trials import trials_section
 
@@ -27,10 +28,11 @@ trained as gates are, with a gater that sees nothing. All others are trained onc
 beside gates that save multiply-accumulates, for as many epochs as these have had in both phases.
 
 In tables of errors, the standard deviation over seeds stands after ±; of differences, half the
-width of a 95 % interval: Student's t, the variance over seeds pooled over the networks of a table,
-runs that start from the same networks taken for independent, no correction for asking several
-questions. Where there is one seed of each, the interval of the same test images is given if it is
-wider: that tells these networks apart, and not what other seeds would do. The paper prints one
+width of a 95 % interval: Student's t over seeds, of these test images, the variance pooled over the
+networks of a table where that has 3 degrees of freedom, runs that start from the same networks
+taken for independent, no correction for asking several questions. Where it is known which test
+images each run classifies rightly, the interval of other images is given if it is wider: that tells
+these networks apart, and not what other seeds would do. The paper prints one
 figure a row, and no spread. Training errors are the last epoch's, of augmented images under
 training's gates, where they were kept. Multiply-accumulates are of one image with every filter
 computed, the gater's included; needed are those that are left when closed filters are skipped, in
@@ -60,11 +62,21 @@ def draw(found: Results) -> Iterator[tuple[str, Figure]]:
 
 def _lines(found: Results, results: str) -> Iterator[str]:
     yield HEAD
-    for table in error_tables(found.runs):
+    tables = list(error_tables(found.runs))
+    for table in tables:
         yield from (f"## {table.title}", "", *table.errors(results), "")
         if table.short:
             yield table.note()
         yield from (*table.differences(), "", table.verdict(), "")
+        if table.block.remark:
+            yield from (table.block.remark, "")
+    shown = {run.file for table in tables for _, runs in table.rows for run in runs}
+    if left := [run.file for run in found.runs if run.file not in shown]:
+        links = listed([f"[{file}]({results}/{file})" for file in left])
+        yield from (
+            f"In no table, since others start from it or none is trained alike: {links}.",
+            "",
+        )
     yield from trials_section(found.trials, results)
     yield from curve_section(found.curves, results, FIGURES)
     yield from findings_section(found.behaviours, found.runs, results, FIGURES)

@@ -133,6 +133,10 @@ class Curve:
         """Raise ValueError for what no curve has."""
         if not self.rows:
             raise ValueError("rows: there is at least one")
+        for row in self.rows:
+            if not row.judged.is_of_same_images(self.rows[0].judged):
+                raise ValueError(f"rows: {row.run} is judged on other images than the first")
+            row.judged.check(row.error_percent)
 
 
 T = TypeVar("T")
@@ -195,5 +199,7 @@ def _measurement(file: Path, pattern: str, kind: type[T]) -> Measurement[T]:
     try:
         origin, found = validate(_Origin, values), validate(kind, values)
     except ValueError as error:
-        raise UserError(f"{file} is called {pattern} and is none: {error}") from None
+        raise UserError(
+            f"{file} is called {pattern} and is none: {error}; measure it again, or move it away"
+        ) from None
     return Measurement(file.name, origin.command, origin.hardware, origin.date, found)

@@ -8,7 +8,7 @@ from gaternet import paper
 from gaternet.ledger import recipe_name
 from gaternet.measured_runs import SHORT
 from gaternet.recipes import RECIPES
-from gaternet.recipes.comparisons import ONE_MASK, VARIANTS
+from gaternet.recipes.comparisons import ONE_MASK, SCRATCH, VARIANTS
 from gaternet.recipes.efficient import BUDGET, OTHER_BUDGETS
 
 DEPTHS = (20, 56, 164)
@@ -17,6 +17,9 @@ CHEAPER = {"-budget-35": "resnet20-narrow", "": "resnet20-narrow", "-budget-70":
 """How a budget's recipe ends → the plain network below it that needs most multiply-accumulates,
 but for ResNet-8, which needs more than a ResNet-20 of half the width and fits even its training
 images less well."""
+MASKS_REMARK = """\
+Masks that are trained are not the best that there are: whether it pays to choose by image is told
+below, where the same networks stand beside the gates that they open for most images."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Block:
     """The recipe that it is about: without a run of it there is no table; none: any two rows do."""
     short_only: bool = False
     """Whether only the short recipes of its rows are trained alike."""
+    remark: str = ""
+    """What a reader should know besides."""
 
     def row(self, recipe: str) -> Row:
         """Return the row of a recipe."""
@@ -70,13 +75,13 @@ def ablations() -> tuple[Block, ...]:
     gated = "cifar10/resnet20-gated"
     kinds = ("", "-control", "-ensemble")
     plain, control, ensemble = (gated.replace("-gated", kind) for kind in kinds)
-    varied = {f"{gated}-{variant.suffix}": variant.title for variant in VARIANTS}
+    varied = {f"{gated}-{variant.suffix}": variant.title for variant in (*VARIANTS, SCRATCH)}
     rows = (
         Row("ResNet-20", plain),
         Row("ResNet-20-Control", control),
         Row("ResNet-20-Ensemble", ensemble, averages=gated),
         Row("ResNet-20-Gated", gated),
-        *(Row(title, name) for name, title in varied.items()),
+        *(Row(title, name, as_long=not RECIPES[name].pretrain) for name, title in varied.items()),
     )
     asked = tuple((name, other) for other in (gated, control) for name in varied)
     title = "CIFAR-10, ResNet-20-Gated with one thing changed"
@@ -105,7 +110,8 @@ def efficient() -> tuple[Block, ...]:
     cheaper = tuple((gated + end, f"cifar10/{name}") for end, name in CHEAPER.items())
     title = "CIFAR-10, ResNet-20 with gates that save multiply-accumulates"
     # The paper's schedule has steps where that of gates on a budget is a cosine.
-    return (Block(title, rows, masks + whole + cheaper, phases_alike=False, short_only=True),)
+    asked = masks + whole + cheaper
+    return (Block(title, rows, asked, phases_alike=False, short_only=True, remark=MASKS_REMARK),)
 
 
 TARGETS = {"table1": table1, "ablations": ablations, "efficient": efficient}

@@ -83,7 +83,7 @@ def train_missing(
                 for job in missing(jobs, places):
                     if spent.is_set() or _in_use(job, places) or not missing([job], places):
                         continue  # another process may have ended it meanwhile
-                    if isinstance(job, EnsembleJob) and (lost := _lost(job, places)):
+                    if lost := _lost(job, places):
                         options.console.print(f"{job.name} is left out: {lost}", soft_wrap=True)
                         continue
                     _finish(job, places, options)
@@ -119,7 +119,7 @@ def _trained(job: Job, places: Places, options: Options) -> str:
     return (path / "result.json").read_text()
 
 
-def _lost(job: EnsembleJob, places: Places) -> str:
+def _lost(job: Job, places: Places) -> str:
     """Say which measured network there is no run of any more; nothing where all are there."""
     for part in job.parts.values():
         kept, path = places.result(part), places.run(part)

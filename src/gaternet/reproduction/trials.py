@@ -14,14 +14,14 @@ HEADS = (
     *("training error", "open gates", "always on", "always off", "multiply-accumulates"),
 )
 INTRODUCTION = """\
-What the paper leaves open is tried on training images that were held out. All runs
-start from the same pre-trained networks, one seed each, and differ in what is named; the control is
-the backbone trained on without gates. Differences are in percentage points with 95 % intervals, of
-the same images, and told by McNemar's exact test at 5 %: they tell these networks apart. Seeds vary
-besides, which one of each does not show: more than one in twenty changes without effect will seem
-to have one. A default is changed only where a second seed agrees. Training errors are of augmented
-images under each run's own noise. Open gates are those of an image, and multiply-accumulates what
-it needs on average, the gater's included, of the plain backbone's, where they were counted."""
+What the paper leaves open is tried on training images that were held out. All runs start from the
+same pre-trained networks, one seed each, and differ in what is named; the control is the backbone
+trained on without gates. Differences are in percentage points with 95 % intervals, of the same
+images, and told by McNemar's exact test at 5 %: they tell these networks apart. Seeds vary besides,
+which one of each does not show: more than one in twenty changes without effect will seem to have
+one. Training errors are of augmented images under each run's own noise. Open gates are those of an
+image, and multiply-accumulates what it needs on average, the gater's included, of the plain
+backbone's, where they were counted."""
 
 
 def trials_section(trials: Sequence[Measurement[Trials]], results: str) -> Iterator[str]:
@@ -76,9 +76,9 @@ def _verdicts(found: Trials) -> Iterator[str]:
     if lower:
         yield f"A lower error than {AS_IT_IS}: {'; '.join(lower)}."
     if higher:
-        yield f"A higher error: {'; '.join(higher)}."
+        yield f"A higher error than {AS_IT_IS}: {'; '.join(higher)}."
     if same:
-        yield f"Not told from it: {'; '.join(same)}."
+        yield f"Not told from {AS_IT_IS}: {'; '.join(same)}."
     recipe = RECIPES.get(found.recipe)
     if recipe and recipe.gating:
         yield f"The recipe has λ = {recipe.gating.sparsity:g}."

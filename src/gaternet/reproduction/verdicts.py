@@ -29,7 +29,7 @@ class Comparison:
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """Say what differences support, of whichever side has fewer networks one after another."""
     if all(each.found.half_width is None for each in comparisons):
-        return "One seed of each network: no difference is told from chance."
+        return "Too few seeds: no difference is told from chance."
     seconds = {each.second.label for each in comparisons}
     firsts = {each.first.label for each in comparisons}
     said = _by_second if len(seconds) < len(firsts) else _by_first
@@ -47,7 +47,8 @@ def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:
             if others:
                 parts.append(f"{words} {listed(others)}")
         has = [f"has {' and '.join(parts)}"] if parts else []
-        others = [each.second.label for each in mine if each.found.verdict not in GROUPS]
+        unknown = [each for each in mine if each.found.verdict not in GROUPS]
+        others = [each.second.label + _at_cost(each) for each in unknown]
         same = [f"is not told apart from {listed(others)}"] if others else []
         yield f"{first} {', and '.join(has + same)}."
 
@@ -61,35 +62,36 @@ def _by_second(comparisons: Sequence[Comparison]) -> Iterator[str]:
             firsts = [each.first.label + _at_cost(each) for each in told]
             if firsts:
                 yield f"{words.capitalize()} {second}: {'; '.join(firsts)}."
-        firsts = [each.first.label for each in mine if each.found.verdict not in GROUPS]
+        unknown = [each for each in mine if each.found.verdict not in GROUPS]
+        firsts = [each.first.label + _at_cost(each) for each in unknown]
         if firsts:
             yield f"Not told apart from {second}: {'; '.join(firsts)}."
 
 
 def _at_cost(each: Comparison) -> str:
-    """Return how a network paid for a lower error, or what it saved for a higher one."""
-    if each.cost is None or (each.cost > 1) != (each.found.difference < 0):
+    """Return at what cost a network has its error; nothing where the other's is about the same."""
+    if each.cost is None or abs(each.cost - 1) <= ALIKE:
         return ""
-    return f" (at {each.cost:.2f} times the cost)" if abs(each.cost - 1) > ALIKE else ""
+    return f" (at {each.cost:.2f} times the cost)"
 
 
 def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield how large a difference must be to be told, and what those of one seed each tell."""
+    """Yield how large a difference must be to be told, and what those of the same images tell."""
     found = [each.found for each in comparisons]
     of_seeds = [each for each in found if each.freedom]
     widths = [each.half_width for each in of_seeds if each.verdict not in GROUPS]
     if sizes := [width for width in widths if width]:
         freedom = of_seeds[0].freedom
-        degrees = "degree" if freedom == 1 else "degrees"
         least, most = (f"{width:.1f}" for width in (min(sizes), max(sizes)))
         size = least if least == most else f"{least} to {most}"
         yield (
-            f"Not told apart does not mean equal: with {freedom} {degrees} of freedom only "
+            f"Not told apart does not mean equal: with {freedom} degrees of freedom only "
             f"differences above {size} points are told."
         )
     if images := max(each.images for each in found):
         yield (
-            f"Differences of the same {images:,} test images tell these networks apart, one seed "
-            "of each, by McNemar's exact test at 5 %. Seeds vary besides, which one of each does "
-            "not show: more than one in twenty changes without effect will seem to have one."
+            f"Differences of the same {images:,} test images tell these networks apart at 5 %: by "
+            "McNemar's exact test where there is one seed of each, else by the interval. Seeds "
+            "vary besides, which so few do not show: more than one in twenty changes without "
+            "effect will seem to have one."
         )
