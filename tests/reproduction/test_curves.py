@@ -148,6 +148,17 @@ def test_every_point_is_drawn_over_both_costs() -> None:
         assert len(axes.lines) == 3  # plain of 6 epochs, of 12, gated
 
 
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    rows = [*CURVE["rows"][:3], CURVE["rows"][3] | {"threshold": -0.001}]
+    measured = Measurement(
+        "x.json", "x.py", "an abacus", "today", validate(Curve, {"batch": 1, "rows": rows})
+    )
+    page = "\n".join(curve_section([measured], "../results", "figures"))
+    assert "| ResNet-20, budget 0.5 | 12 | +0.00 |" in page
+    assert "ResNet-20, budget 0.5 at +0.00" in page
+    assert "-0.00" not in page
+
+
 def test_curves_are_of_the_same_images_and_of_their_errors() -> None:
     first, *rest = CURVE["rows"]
     elsewhere = first | {"judged": first["judged"] | {"fingerprint": "b"}}

@@ -195,6 +195,23 @@ def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
         assert found.found.half_width is None
 
 
+def test_two_seeds_are_compared_with_one_on_the_same_images() -> None:
+    right = np.random.default_rng(0).random((3, 200)) < 0.8
+    one, other, gated = (
+        replace(
+            run, seed=seed, error=100 * float(np.mean(~mine)), judged=Judged(200, "a", pack(mine))
+        )
+        for run, seed, mine in zip((PLAIN, PLAIN, GATED), (1000, 2000, 0), right, strict=True)
+    )
+    (found,) = table_of(one, other, gated).comparisons
+    steps = right[:2].mean(axis=0) - right[2]
+    assert found.found.difference == pytest.approx(100 * steps.mean())
+    assert found.found.half_width == pytest.approx(196 * steps.std() / 200**0.5)
+    assert found.found.images == 200
+    (found,) = table_of(one, replace(other, judged=None), gated).comparisons
+    assert found.found.half_width is None
+
+
 @pytest.mark.parametrize(("spread", "images"), [(0.1, 200), (9.0, 0)])
 def test_wider_interval_is_told_where_there_are_two(spread: float, images: int) -> None:
     right = np.arange(200) > 20

@@ -14,7 +14,7 @@ from gaternet.paired import NORMAL, differ, paired_difference
 CONFIDENCE = 0.95
 FEWEST = 3
 """Degrees of freedom that a variance over seeds is taken from. With one, two seeds that happen to
-be alike would tell everything apart, and two that do not nothing: Student's t is 12.7."""
+be alike would tell everything apart, and two that are far apart nothing: Student's t is 12.7."""
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,11 @@ width of a 95 % interval: Student's t over seeds, of these test images, the vari
 networks of a table where that has 3 degrees of freedom, runs that start from the same networks
 taken for independent, no correction for asking several questions. Where it is known which test
 images each run classifies rightly, the interval of other images is given if it is wider: that tells
-these networks apart, and not what other seeds would do. The paper prints one
-figure a row, and no spread. Training errors are the last epoch's, of augmented images under
-training's gates, where they were kept. Multiply-accumulates are of one image with every filter
-computed, the gater's included; needed are those that are left when closed filters are skipped, in
-tables of differences the first network's as a multiple of the second's: that is the cost at which
-it has its error.
+these networks apart, and not what other seeds would do. The paper prints one figure a row, and no
+spread. Training errors are the last epoch's, of augmented images under training's gates, where they
+were kept. Multiply-accumulates are of one image with every filter computed, the gater's included;
+needed are those that are left when closed filters are skipped, in tables of differences the first
+network's as a multiple of the second's: that is the cost at which it has its error.
 Hours are those of the last phase of each run, on a machine with other work: they are no measure of
 what a network costs.
 """
