@@ -16,11 +16,11 @@ import torch
 import tyro
 
 from gaternet import recipes
-from gaternet.data.image_set import make_image_set
 from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Compute
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
+from random_images import random_images
 from report import mistakes_told, publish
 
 
@@ -46,10 +46,9 @@ def main(settings: Settings) -> None:
         name = f"{precision}, compile {compiled}, channels_last {last}"
         trainers[name] = Trainer(build_model(recipe), recipe, plan(compute, device))
         trainers[name].model.train()
-    images = torch.randint(0, 256, (1024, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.randint(0, 10, (1024,))
-    image_set = make_image_set(images, labels, list("0123456789"), "random").to(device)
-    batch = next(iter(next(iter(trainers.values())).batches(image_set)))
+    whole = recipes.get(settings.recipe)
+    images = random_images(whole.data, whole.schedule.batch_size).to(device)
+    batch = next(iter(next(iter(trainers.values())).batches(images)))
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(settings.warmup + settings.rounds):
         for name, trainer in trainers.items():

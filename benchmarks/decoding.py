@@ -22,8 +22,9 @@ import tyro
 
 from gaternet import recipes
 from gaternet.data.batches import Loading, Order, evaluation_batches, training_batches
+from gaternet.data.folders import find_files
 from gaternet.data.image_files import ImageFiles
-from gaternet.data.image_set import ImageSet, make_image_set, take
+from gaternet.data.image_set import take
 from gaternet.data.settings import IMAGENET, Augmentation, DataConfig
 from gaternet.data.sources import load
 from gaternet.errors import UserError
@@ -31,6 +32,7 @@ from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
+from random_images import random_images
 from report import mistakes_told, publish
 
 CPU = torch.device("cpu")
@@ -66,20 +68,12 @@ def rate(count: int, seconds: list[float]) -> dict[str, Any]:
 
 def open_images(settings: Settings, data: DataConfig) -> ImageFiles:
     """Return the images of a round: spread evenly over the training split."""
-    classes = sum(path.is_dir() for path in (settings.data / "train").glob("*"))
-    classes = classes or sum(path.is_dir() for path in settings.data.iterdir())
-    images = load(settings.data, replace(data, classes=classes), "train")
-    if not isinstance(images, ImageFiles):
-        raise UserError(f"{settings.data} is no folder of images")
+    folder = find_files(settings.data)
+    if folder.kind != "imagefolder":
+        raise UserError(f"{settings.data} is no folder of images by class")
+    images = load(settings.data, replace(data, classes=len(folder.classes)), "train")
+    assert isinstance(images, ImageFiles)
     return take(images, torch.linspace(0, len(images) - 1, settings.images).long())
-
-
-def random_images(data: DataConfig, count: int) -> ImageSet:
-    """Return noise in the form that a recipe's network takes."""
-    shape = (count, data.channels, data.image_size, data.image_size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    labels = torch.randint(0, data.classes, (count,))
-    return make_image_set(images, labels, [str(n) for n in range(data.classes)], "random")
 
 
 def training_step(recipe: Recipe, settings: Settings, device: torch.device) -> Callable[[], object]:

@@ -184,6 +184,8 @@ def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
         return dense_forms(_masked(run.path, data), images).contestants
     model.binarizer.threshold = cast(float, point.threshold)
     compiled = runtime.compile(model, images)
+    if reason := compiled.report.masked_because or compiled.report.slow_because:
+        raise UserError(f"{run.path} skips no filter here: {reason}")
     share = float(compiled.decide(images).mean())
     return (Contestant("runtime", lambda: compiled(images), share, point.macs),)
 
@@ -195,8 +197,8 @@ def _masked(path: Path, data: str) -> nn.Module:
     assert isinstance(model, GaterNet)
     config = run.config.recipe.data
     record = collect(model, normalised_batches(split_images(run, data, "train"), config, "cpu"))
-    made = compression.plan(model, record, one_mask=True, input_size=config.input_size)
-    return compression.one_mask(model, made, input_size=config.input_size)
+    made = compression.plan(model, record, one_mask=True)
+    return compression.one_mask(model, made)
 
 
 def _some(run: Run, data: str, split: str, count: int) -> Tensor:

@@ -10,6 +10,8 @@ and those that another process trains are passed over: the same command goes on,
 share the work. The one that finds all runs ended writes the table. Test images play no part.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from gaternet.reproduction.training import check_holds
 from gaternet.training.compute import choose_device, plan
 from gaternet.training.config import Recipe, Sources, parts
 from gaternet.training.evaluation import judge
-from gaternet.training.lock import check_free
+from gaternet.training.lock import InUseError, check_free
 from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import Run, open_run
@@ -66,14 +68,15 @@ def main(given: Arguments) -> None:
     options = Options(given.device, "python benchmarks/joint_trials.py", plain_console())
     for name, each in begun.items():
         _train(each, Sources(given.data), _place(given, name), options)
+    if _left(given, begun, options):
+        return
     for name, each in tried.items():
         start = {part: _place(given, part) for part in parts(each) if part in begun}
         sources = Sources(given.data, start.get("backbone"), start.get("gater"))
         _train(each, sources, _place(given, name), options)
-    runs = {name: open_run(_place(given, name)) for name in tried}
-    if left := [name for name, run in runs.items() if run.result is None]:
-        options.console.print(f"trained by others still: {', '.join(left)}", soft_wrap=True)
+    if _left(given, tried, options):
         return
+    runs = {name: open_run(_place(given, name)) for name in tried}
     device = choose_device(given.device)
     right, plain = zip(*(_right(run, given.data, device) for run in runs.values()), strict=True)
     rows = [
@@ -116,11 +119,21 @@ def _place(given: Arguments, name: str) -> Path:
 
 def _train(recipe: Recipe, sources: Sources, path: Path, options: Options) -> None:
     """Train a run unless another process does."""
-    try:
+    with suppress(InUseError):
         check_free(path)
-    except UserError:
-        return
-    train_or_continue(recipe, sources, path, options)
+        train_or_continue(recipe, sources, path, options)
+
+
+def _left(given: Arguments, names: Iterable[str], options: Options) -> bool:
+    """Say which runs other processes train still; return whether there are any."""
+    left = [name for name in names if not _ended(_place(given, name))]
+    if left:
+        options.console.print(f"trained by others still: {', '.join(left)}", soft_wrap=True)
+    return bool(left)
+
+
+def _ended(path: Path) -> bool:
+    return (path / "config.json").exists() and open_run(path).result is not None
 
 
 def _right(run: Run, data: str, device: torch.device) -> tuple[Tensor, Tensor | None]:

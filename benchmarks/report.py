@@ -13,13 +13,17 @@ from typing import Any
 import torch
 from torch.distributed import is_torchelastic_launched
 
+from gaternet.disk import make_directory, write_file
 from gaternet.errors import UserError
 from gaternet.output import printable
 from gaternet.training.compute import hardware
 
 
 def publish(figures: Mapping[str, Any], device: torch.device, out: Path | None) -> None:
-    """Print the figures as JSON with command, hardware and date; write them to `out` as well."""
+    """Print the figures as JSON with command, hardware and date; write them to `out` as well.
+
+    Raises UserError where that cannot be written; it is printed by then.
+    """
     report = {
         "command": shlex.join([*launcher(), *sys.argv]),
         "hardware": hardware(device),
@@ -30,7 +34,8 @@ def publish(figures: Mapping[str, Any], device: torch.device, out: Path | None) 
     text = json.dumps(report, indent=2)
     print(text)
     if out:
-        out.write_text(text + "\n")
+        make_directory(out.parent)
+        write_file(out, text + "\n")
 
 
 @contextmanager

@@ -23,8 +23,8 @@ import tyro
 from torch.nn.parallel import DistributedDataParallel
 
 from gaternet import recipes
+from gaternet.bench.training_pace import ratio_of
 from gaternet.data.sources import load
-from gaternet.runtime.latency import median_ranks
 from gaternet.training.compute import plan
 from gaternet.training.phases import build_model
 from gaternet.training.processes import ALONE, Processes, joined
@@ -43,21 +43,6 @@ class Settings:
     rounds: int = 12
     steps: int = 12
     out: Path | None = None
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A median over the rounds and its 95 % interval."""
-
-    median: float
-    interval: tuple[float, float]
-
-
-def ratio(numerators: list[float], denominators: list[float]) -> Ratio:
-    """Return the median of the ratios, round by round."""
-    ratios = np.sort(np.array(numerators) / np.array(denominators))
-    low, high = median_ranks(len(ratios))
-    return Ratio(float(np.median(ratios)), (float(ratios[low]), float(ratios[high])))
 
 
 class Piece:
@@ -122,7 +107,7 @@ def main(settings: Settings) -> None:
         processes.wait()
         if not processes.first:
             return
-        warm = {name: found[1:] for name, found in times.items()}
+        warm = {name: np.array(found[1:]) for name, found in times.items()}
         batch = together.trainer.recipe.schedule.batch_size
         torch.set_num_threads(processes.count)
         figures = {
@@ -132,14 +117,9 @@ def main(settings: Settings) -> None:
                 name: round(batch * settings.steps / float(np.median(found)), 1)
                 for name, found in warm.items()
             },
-            "throughput_ratio": asdict(ratio(warm["alone"], warm["together"])),
-            "runs_at_once_ratio": asdict(ratio(warm["alone"], warm["apart"])),
-            "exchange_share": asdict(
-                ratio(
-                    [a - b for a, b in zip(warm["together"], warm["silent"], strict=True)],
-                    warm["together"],
-                )
-            ),
+            "throughput_ratio": asdict(ratio_of(warm["alone"], warm["together"])),
+            "runs_at_once_ratio": asdict(ratio_of(warm["alone"], warm["apart"])),
+            "exchange_share": asdict(ratio_of(warm["together"] - warm["silent"], warm["together"])),
             "bytes": exchanged(together.trainer),
         }
         publish(figures, device, settings.out)

@@ -35,6 +35,9 @@ class Classifier:
         """Return an image as the network takes it, (C, H, W) float32."""
         channels, height, width = self.about["input_size"]
         image = ImageOps.exif_transpose(Image.open(file, formats=FORMATS))
+        if image.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+            grey = np.rint(np.asarray(image, dtype=np.float32) / 257)
+            image = Image.fromarray(grey.astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -17,7 +17,7 @@ from gaternet.gater import Gater
 from gaternet.graph import trace
 from gaternet.local import LocalGaterNet
 from gaternet.model import GaterNet
-from small_networks import SIZE, conv
+from small_networks import SIZE, ResidualNet, conv
 from small_runs import tiny_gated
 
 NETWORKS = {
@@ -219,3 +219,11 @@ def test_what_cannot_be_counted_is_listed() -> None:
     gater = Gater(Attentive(conv(3, 4)), bottleneck=4, features=4)
     counter = count_macs(GaterNet(CifarResNet(8), gater), (3, 32, 32))
     assert counter.uncounted == {"gater.einsum: einsum": 1}
+
+
+@pytest.mark.parametrize("shape", [(2, 13), (2, 5), (12,)])
+def test_gates_of_another_network_are_refused(shape: tuple[int, ...]) -> None:
+    graph = trace(ResidualNet(), SIZE)
+    counter = MacCounter(follow(graph, find_gate_points(graph)))
+    with pytest.raises(ValueError, match=r"not this network's: give \(images, 12\)"):
+        counter.shares(torch.ones(shape))

@@ -22,12 +22,17 @@ from gaternet.local import LocalGaterNet
 from gaternet.model import GaterNet
 from gaternet.reproduction.results import Results, read_results
 from gaternet.right_images import Judged
+from gaternet.training.compute import plan
+from gaternet.training.config import Compute
+from gaternet.training.lock import InUseError
 from gaternet.training.run import open_run
 from generated_results import BEHAVIOUR, FILES, write_results
 from small_runs import few_digits
 from terminal import Terminal
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+IMPORTED = ("report.py", "random_images.py")
+"""By benchmarks; they run nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +69,51 @@ def test_mistake_is_told_in_a_line(
     assert capsys.readouterr().err == "x.py: --data \\x1b[31m is no folder\n"
 
 
+def test_folder_to_publish_in_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = importlib.import_module("report")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/x.py"])
+    report.publish({"ratio": 1.5}, torch.device("cpu"), tmp_path / "new" / "x.json")
+    assert json.loads((tmp_path / "new" / "x.json").read_text())["ratio"] == 1.5
+    with pytest.raises(UserError, match=r"x\.json"):
+        report.publish({}, torch.device("cpu"), tmp_path / "new" / "x.json" / "y.json")
+
+
+def test_settings_are_timed_on_images_of_the_recipe_s_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module("compute_settings")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/compute_settings.py"])
+    monkeypatch.setattr(
+        module, "plan", lambda compute, device: plan(Compute(compile="off"), device)
+    )
+    module.main(module.Settings("digits/resnet8-gated", rounds=1, warmup=0, device="cpu"))
+    assert len(json.loads(capsys.readouterr().out)["median_ms"]) == 8
+
+
+def test_what_cannot_be_decoded_is_told(tmp_path: Path) -> None:
+    module = importlib.import_module("decoding")
+    with pytest.raises(UserError, match="nowhere"):
+        module.main(module.Settings(tmp_path / "nowhere", device="cpu"))
+    (tmp_path / "train-00000-of-00001.parquet").touch()
+    with pytest.raises(UserError, match="is no folder of images by class"):
+        module.main(module.Settings(tmp_path, device="cpu"))
+
+
+def test_trials_whose_start_another_process_trains_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = importlib.import_module("joint_trials")
+
+    def held(run: Path) -> None:
+        raise InUseError(f"{run} is in use")
+
+    monkeypatch.setattr(trials, "check_free", held)
+    trials.main(trials.Arguments("digits", tmp_path, recipe="digits/resnet8-gated", device="cpu"))
+    assert capsys.readouterr().out == "trained by others still: backbone, gater\n"
+
+
 @pytest.mark.parametrize(
-    "name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "report.py")
+    "name", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in IMPORTED)
 )
 def test_every_benchmark_tells_mistakes_so(name: str) -> None:
     program = ast.parse((BENCHMARKS / name).read_text()).body[-1]

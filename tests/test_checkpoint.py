@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -20,6 +22,7 @@ from gaternet.gater import Gater
 from gaternet.local import Granularity, LocalGaterNet
 from gaternet.model import GaterNet
 from gaternet.rivals import GumbelSigmoid, RandomGates, SoftGates, make_binarizer
+from gaternet.runtime.serving import describe_serving
 from small_runs import sign_again, tree
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -326,3 +329,40 @@ def test_newest_checkpoint_is_the_one_loaded(tmp_path: Path) -> None:
     loaded = gaternet.load(tmp_path)
     assert isinstance(loaded, CifarResNet)
     assert loaded.depth == 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"act_layer": "silu"},
+        {"global_pool": "max"},
+        {"norm_layer": partial(nn.BatchNorm2d, eps=0.1)},
+    ],
+)
+def test_a_network_that_its_name_does_not_build_is_not_saved(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"timm/resnet10t built by name differs from this model"):
+        gaternet.save(timm.create_model("resnet10t", num_classes=5, **options), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_matters_in_training_alone_does_not_keep_a_network_from_being_saved(
+    tmp_path: Path,
+) -> None:
+    options: dict[str, Any] = {"drop_rate": 0.1, "drop_path_rate": 0.1}
+    model = timm.create_model("resnet10t", num_classes=5, **options).eval()
+    gaternet.save(model, tmp_path / "model")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(gaternet.load(tmp_path / "model")(images), model(images))
+
+
+def test_size_that_a_network_was_traced_with_is_kept(tmp_path: Path) -> None:
+    backbone = timm.create_model("resnet10t", num_classes=5)  # declares 224 × 224
+    extractor = CifarResNet(8, classes=0)
+    model = GaterNet(backbone, Gater(extractor, bottleneck=4), input_size=(3, 64, 48))
+    gaternet.save(model, tmp_path / "model")
+    loaded = gaternet.load(tmp_path / "model")
+    assert isinstance(loaded, GaterNet)
+    assert loaded.input_size == (3, 64, 48)
+    assert describe_serving(loaded).input_size == (3, 64, 48)

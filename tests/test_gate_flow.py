@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gaternet import backbones
 from gaternet.backbones import BackboneConfig
@@ -282,3 +283,47 @@ class OfParameters(nn.Module):
 def test_what_reads_no_image_is_no_layer() -> None:
     (layer,) = follow(trace(OfParameters(), SIZE), []).layers
     assert layer.inputs == (UNGATED,) * 3
+
+
+class _Reshaped(nn.Module):
+    """What looks like a flatten or a global mean, and is none: channels go elsewhere."""
+
+    def __init__(self, reshape: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = conv(3, 8)
+        self.norm = nn.BatchNorm2d(8)
+        self.reshape = reshape
+        self.fc = nn.Linear(reshape(torch.zeros(2, 8, 8, 8)).shape[1], 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.reshape(self.norm(self.conv(x))))
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: x.view(x.shape[0] * x.shape[1], -1),  # a softmax over places, as for keypoints
+        lambda x: x.mean((1, 2)),  # (N, W), here as many as channels
+        lambda x: x.amax(dim=(-3, -1)),
+    ],
+)
+def test_what_is_no_flatten_hands_no_channel_on(reshape: Callable[[Tensor], Tensor]) -> None:
+    graph = trace(_Reshaped(reshape), SIZE)
+    flow = follow(graph, name_gate_points(graph, ["norm"]))
+    assert all(gate == UNGATED for layer in flow.layers for gate in layer.inputs)
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.amax(dim=[-1, -2]),
+        lambda x: torch.mean(x, dim=(2, 3)),
+        lambda x: x.sum((-2, -1)),
+        lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(),
+    ],
+)
+def test_a_global_mean_hands_each_channel_on(reshape: Callable[[Tensor], Tensor]) -> None:
+    graph = trace(_Reshaped(reshape), SIZE)
+    flow = follow(graph, name_gate_points(graph, ["norm"]))
+    assert flow.layers[-1].inputs == tuple(range(8))

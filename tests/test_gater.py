@@ -122,3 +122,20 @@ def test_glance_sees_a_smaller_copy() -> None:
     torch.testing.assert_close(gater.glance(torch.full_like(images, 0.3)), small * 0 + 0.3)
     assert small.std() < F.avg_pool2d(images, 2).std()
     assert gater.glance(small) is small
+
+
+def test_features_that_are_given_are_checked() -> None:
+    gater = Gater(CifarResNet(8, classes=0), bottleneck=8, features=50)
+    with pytest.raises(ValueError, match=r"gives 64 features, not features=50"):
+        gater.connect(5, (3, 32, 32))
+    Gater(CifarResNet(8, classes=10), bottleneck=8, features=10).connect(5, (3, 32, 32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_glances_in_half_precision(dtype: torch.dtype) -> None:
+    gater = Gater(CifarResNet(8, classes=0), bottleneck=4, input_size=16)
+    gater.connect(5, (3, 32, 32))
+    images = torch.randn(2, 3, 32, 32)
+    found = gater.to(dtype).eval().glance(images.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), gater.glance(images), atol=2e-2, rtol=2e-2)

@@ -281,6 +281,27 @@ def test_where_the_input_size_comes_from() -> None:
         trace(nn.Sequential(nn.Conv2d(3, 3, 1)))
 
 
+@pytest.mark.parametrize("size", [32, (32, 32), (3, 32, 0), (3, 32.0, 32), "large"])
+def test_what_is_no_input_size_is_said(size: Any) -> None:
+    backbone: Any = nn.Sequential(nn.Conv2d(3, 3, 1))
+    wanted = r"give input_size=\(channels, height, width\)"
+    with pytest.raises(ValueError, match=rf"^input_size is .*: {wanted}"):
+        trace(backbone, size)
+    backbone.input_size = size
+    with pytest.raises(
+        ValueError, match=rf"^the input size that Sequential declares is .*: {wanted}"
+    ):
+        trace(backbone)
+
+
+def test_a_compiled_or_distributed_backbone_is_refused() -> None:
+    backbone: Any = nn.Sequential(nn.Conv2d(3, 3, 1))
+    wrappers: list[Any] = [torch.compile, nn.DataParallel]
+    for wrapped in (wrap(backbone) for wrap in wrappers):
+        with pytest.raises(ValueError, match=r"is wrapped, a .*: gate the plain network, then"):
+            trace(wrapped, (3, 8, 8))
+
+
 class ByValue(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x

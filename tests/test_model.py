@@ -5,7 +5,9 @@ import io
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -21,6 +23,7 @@ from gaternet.backbones.resnet_cifar import BasicBlock, CifarResNet
 from gaternet.binarizers import GateForm
 from gaternet.gate_points import GatePoint
 from gaternet.gater import Gater
+from gaternet.local import LocalGaterNet
 from gaternet.losses import gated_cross_entropy
 from gaternet.model import GaterNet
 from gaternet.verification import verify
@@ -492,3 +495,45 @@ def test_exports_with_a_dynamic_batch(model: GaterNet, images: Tensor, given: bo
         else:
             result = verify(model, lambda i: exported(images=i), some)
         assert result.agrees(1e-6)
+
+
+# Several threads, and what is not a model's part
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_threads_that_share_a_model_get_their_own_gates(local: bool, images: Tensor) -> None:
+    torch.manual_seed(0)
+    network = (
+        LocalGaterNet(small_backbone()) if local else GaterNet(small_backbone(), small_gater())
+    )
+    network.eval()
+    given = list((torch.rand(8, GATES) < 0.5).float())
+
+    def run(gates: Tensor) -> list[Tensor]:
+        with torch.inference_mode():
+            own = network(images).logits
+            return [own, *(network(images, gates=gates).logits for _ in range(20))]
+
+    expected = [run(gates) for gates in given]
+    with ThreadPoolExecutor(8) as pool:
+        for found, right in zip(pool.map(run, given), expected, strict=True):
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, right, strict=True))
+
+
+def test_replicas_that_would_share_their_gates_are_refused(model: GaterNet, images: Tensor) -> None:
+    model._is_replica = True  # type: ignore[assignment]  # as nn.DataParallel marks them
+    with pytest.raises(RuntimeError, match="use DistributedDataParallel"):
+        model(images)
+
+
+def test_wrong_parts_are_named() -> None:
+    bare: Any = timm.create_model("resnet10t", num_classes=0)
+    with pytest.raises(TypeError, match=r"gater is a ResNet: wrap .* gaternet\.Gater\(extractor"):
+        GaterNet(small_backbone(), bare)
+    name: Any = "semhash"
+    with pytest.raises(TypeError, match=r"binarizer is 'semhash': give an object"):
+        GaterNet(small_backbone(), small_gater(), binarizer=name)
+    backbone = small_backbone()
+    points: Any = [GatePoint("stage1.block1.bn2", 4), backbone.get_submodule("stage2.block1.bn2")]
+    with pytest.raises(TypeError, match="names of submodules or GatePoints, not BatchNorm2d"):
+        GaterNet(backbone, small_gater(), points)

@@ -137,3 +137,17 @@ def test_a_saved_model_takes_what_it_does_not_know_from_a_run(
     assert len(told["about"]["classes"]) == 10
     told_off = terminal.fail(2, "export", saved, "--out", tmp_path / "c.pt2", "--data", "digits")
     assert "--data needs --run" in told_off
+
+
+def test_grey_of_16_bits_is_what_predict_sees(
+    exported: Path, gated_run: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    file = tmp_path / "ramp.png"
+    Image.fromarray(ramp).save(file)
+    done = serve(alone, exported, file)
+    assert (done.returncode, done.stderr) == (0, "")
+    (predicted,) = predict_images(gated_run, (file,), "cpu")
+    shown = re.findall(r"^ +([\d.]+) %  (.+)$", done.stdout, re.MULTILINE)
+    assert float(shown[0][0]) == pytest.approx(100 * predicted.probabilities[0], abs=0.1)
+    assert shown[0][1] == predicted.classes[0]

@@ -4,10 +4,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import RmsNorm2d
 from torch import Tensor, nn
 
 from gaternet.backbones.resnet_cifar import CifarResNet
-from gaternet.gate_points import find_gate_points
+from gaternet.gate_points import attach, find_gate_points
 from gaternet.graph import trace
 from small_networks import SIZE, Block, conv
 
@@ -394,3 +395,21 @@ def test_sizes_make_no_feature_maps() -> None:
             return x + self.conv(x + self.encode(rows))
 
     assert points_of(nn.Sequential(conv(3, 4), Positions())) == {"1.conv": 4}
+
+
+def test_a_norm_over_channels_comes_before_the_gate() -> None:
+    """Behind it a closed channel would change what the open ones are scaled by."""
+    torch.manual_seed(0)
+    branch = nn.Sequential(conv(4, 4), RmsNorm2d(4), nn.ReLU(), conv(4, 4), RmsNorm2d(4))
+    backbone = nn.Sequential(conv(3, 4), Block(branch)).eval()
+    (point,) = find_gate_points(trace(backbone, SIZE))
+    assert point.name == "1.branch.4"
+    gates = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    images = torch.randn(1, *SIZE)
+    plain = backbone.get_submodule("1.branch")(backbone[0](images))
+    attach(backbone, [point]).arm(gates)
+    found = []
+    branch[4].register_forward_hook(lambda module, args, output: found.append(output))
+    with torch.no_grad():
+        backbone(images)
+    torch.testing.assert_close(found[0], plain * gates[:, :, None, None])

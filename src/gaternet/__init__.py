@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
     from gaternet.compression import compress
     from gaternet.errors import UserError
-    from gaternet.gate_points import GatePoint, find_gate_points, name_gate_points
+    from gaternet.gate_points import GatePoint, detach, find_gate_points, name_gate_points
     from gaternet.gater import Gater
     from gaternet.graph import Graph, trace
     from gaternet.local import LocalGaterNet
@@ -41,6 +41,7 @@ __all__ = [
     "budget_loss",
     "compress",
     "count_macs",
+    "detach",
     "export",
     "find_gate_points",
     "gate_sparsity",
@@ -76,6 +77,7 @@ _HOMES = {
     "budget_loss": "losses",
     "compress": "compression",
     "count_macs": "accounting",
+    "detach": "gate_points",
     "export": "runtime.export",
     "find_gate_points": "gate_points",
     "gate_sparsity": "losses",

@@ -39,7 +39,7 @@ class MacCounter(nn.Module):
     uncounted: operations that cost something and are not counted: "layer: operation" → calls
 
     It is differentiable in the gates; gates between 0 and 1 count by their part. It counts in the
-    gates' dtype: float64 is exact.
+    gates' dtype: float64 is exact. Calls raise ValueError for gates of another shape.
     """
 
     whole: Tensor
@@ -88,6 +88,11 @@ class MacCounter(nn.Module):
         return sum(layer.dense for layer in self.deciding_layers)
 
     def forward(self, gates: Tensor) -> Tensor:
+        if gates.ndim != 2 or gates.shape[1] != self.gate_count:
+            raise ValueError(
+                f"gates of shape {tuple(gates.shape)} are not this network's: give "
+                f"(images, {self.gate_count})"
+            )
         # In parts: in a DenseNet every layer reads the gates of all before it.
         return torch.cat([self._count(part) for part in gates.split(SAMPLES)])
 

@@ -20,8 +20,7 @@ from torch.nn.modules.pooling import (
 )
 
 from gaternet.graph import Graph
-
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+from gaternet.macs import NORMS
 
 ZERO_KEEPING_ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU),
@@ -100,7 +99,10 @@ def is_depthwise(graph: Graph, node: fx.Node) -> bool:
 
 def is_norm(graph: Graph, node: fx.Node) -> bool:
     """Whether a node is a normalisation."""
-    return isinstance(graph.module(node), NORMS) or operation(node) in _NORM_FUNCTIONS
+    return (
+        isinstance(graph.module(node), (*NORMS, nn.LocalResponseNorm))
+        or operation(node) in _NORM_FUNCTIONS
+    )
 
 
 def shares_statistics(graph: Graph, node: fx.Node) -> bool:

@@ -218,7 +218,7 @@ def _see(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path) -> 
         logits = output.logits
         opened = output.gates[0]
         layers = tuple(
-            LayerGates(name, int(opened[columns].sum()), columns.stop - columns.start)
+            LayerGates(name, int((opened[columns] > 0).sum()), columns.stop - columns.start)
             for name, columns in model.slices.items()
         )
     probabilities, order = logits[0].softmax(dim=0).sort(descending=True)

@@ -90,7 +90,7 @@ def _check_sizes(config: "ModelConfig", source: Path) -> None:
     if config.gater is not None:
         networks.append(config.gater.extractor)
         seen.append(config.gater.input_size)
-    sides = [*(network.image_size for network in networks), *seen]
+    sides = [*(network.image_size for network in networks), *(config.input_size or ()), *seen]
     for side in sides:
         if side is not None and not 1 <= side <= MAX_SIDE:
             raise UserError(f"{source}: images of {side} pixels: a side has 1 to {MAX_SIDE:,}")

@@ -250,14 +250,22 @@ def handed_on(graph: Graph, node: fx.Node) -> fx.Node | None:
 
 def is_flat(graph: Graph, node: fx.Node) -> bool:
     """Whether a node makes (N, C, H, W) into (N, C·H·W), or into (N, C) by a mean."""
-    given = graph.inputs(node)
-    if len(given) != 1 or len(graph.shape(node) or ()) != 2:
+    given, name = graph.inputs(node), channels.operation(node)
+    before = (graph.shape(given[0]) if len(given) == 1 else None) or ()
+    if len(before) != 4 or channels.channel_dim(graph, given[0]) != 1:
         return False
-    if len(graph.shape(given[0]) or ()) != 4 or channels.channel_dim(graph, given[0]) != 1:
-        return False
-    name = channels.operation(node)
-    flattens = isinstance(graph.module(node), nn.Flatten) or name in ("flatten", "view", "reshape")
-    return flattens or name in ("mean", "amax", "squeeze", "sum")
+    batch, count, height, width = before
+    if isinstance(graph.module(node), nn.Flatten) or name in ("flatten", "view", "reshape"):
+        return graph.shape(node) == (batch, count * height * width)
+    if name in ("mean", "amax", "sum"):
+        return graph.shape(node) == (batch, count) and _reduced_dims(node) == {2, 3}
+    return name == "squeeze" and graph.shape(node) == (batch, count)
+
+
+def _reduced_dims(node: fx.Node) -> set[int]:
+    """The dimensions of (N, C, H, W) that a mean, a maximum or a sum goes over."""
+    dims: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
+    return {dim % 4 for dim in (dims if isinstance(dims, list | tuple) else (dims,))}
 
 
 def is_mean(graph: Graph, node: fx.Node) -> bool:

@@ -10,6 +10,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Literal, Protocol
 
 import torch
@@ -172,6 +173,7 @@ class GateHolder:
         self.gates: list[Tensor | None] | None = None  # one (N, gates) a gate point
         self.decided_on_the_way = False
         self.armed = False
+        self.lock = RLock()  # of a forward: the gates are one thread's at a time
 
     def arm(self, gates: Tensor | None) -> None:
         """Set the gates (N, G) of the backbone's next forward; None: it decides on its way."""
@@ -185,9 +187,9 @@ class GateHolder:
         self.gates = None
         self.armed = False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[type["GateHolder"], tuple[list[int]]]:
         # Gates belong to one forward; with their autograd history they could not be copied.
-        return {"sizes": self.sizes, "gates": None, "decided_on_the_way": False, "armed": False}
+        return GateHolder, (self.sizes,)
 
 
 class GateHook:
@@ -260,8 +262,8 @@ def attach(backbone: nn.Module, points: Sequence[GatePoint]) -> GateHolder:
     for name, module in backbone.named_modules():
         if any(isinstance(hook, GateHook) for hook in module._forward_hooks.values()):
             raise ValueError(
-                f"the backbone is already gated, at `{name}`: detach its gates first, or gate a "
-                "deepcopy of a plain one"
+                f"the backbone is already gated, at `{name}`: take its gates off by "
+                "gaternet.detach(backbone), or gate another one"
             )
     holder = GateHolder([point.gates for point in points])
     modules = [_submodule(backbone, point.name) for point in points]
@@ -273,7 +275,7 @@ def attach(backbone: nn.Module, points: Sequence[GatePoint]) -> GateHolder:
 
 
 def detach(backbone: nn.Module) -> None:
-    """Take all gates off a backbone."""
+    """Take all gates off a backbone, which then is the plain network; its GaterNet is done for."""
     ours = GateHook | WatchHook | _Disarm
     for module in backbone.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):

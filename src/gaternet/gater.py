@@ -58,8 +58,7 @@ class Gater(nn.Module):
             if built != gates:
                 raise ValueError(f"this gater was connected to {built} gates, not to {gates}")
             return
-        if self.features is None:
-            self.features = self._measure_features(image_size)
+        self.features = self._measure_features(image_size)
         self.head = gate_head(
             self.features,
             self.bottleneck,
@@ -81,7 +80,9 @@ class Gater(nn.Module):
         if self.input_size is None or images.shape[-2:] == (self.input_size, self.input_size):
             return images
         size = (self.input_size, self.input_size)
-        return F.interpolate(images, size, mode="bilinear", antialias=True)
+        # In float32 at least: CPUs do not scale half precision.
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        return F.interpolate(wide, size, mode="bilinear", antialias=True).to(images.dtype)
 
     def _measure_features(self, image_size: tuple[int, int, int]) -> int:
         """Return h, from a run on fake tensors that leaves the extractor as it was."""
@@ -91,6 +92,13 @@ class Gater(nn.Module):
                 f"the extractor {type(self.extractor).__name__} gives {shape} for two images; "
                 "a gater needs features (N, h): pool them"
             )
+        if self.features is not None:
+            if shape[1] != self.features:
+                raise ValueError(
+                    f"the extractor {type(self.extractor).__name__} gives {shape[1]} features, not "
+                    f"features={self.features}"
+                )
+            return shape[1]
         # timm's head_hidden_size is what leaves the pooling, num_features what enters it.
         declared = getattr(self.extractor, "head_hidden_size", None) or getattr(
             self.extractor, "num_features", shape[1]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.parallel import DistributedDataParallel
 
 from gaternet.errors import UserError
 from gaternet.tracing import BATCH, BackboneTracer, Facts
@@ -109,10 +110,11 @@ def trace(backbone: nn.Module, input_size: tuple[int, int, int] | None = None) -
     input_size: (C, H, W) of an image; by default the backbone's own `input_size`, else timm's
         `pretrained_cfg["input_size"]`
 
-    Raises ValueError where no input size is known, UserError for an operation that cannot be
-    traced (the message names it).
+    Raises ValueError where no input size is known or the backbone is compiled or distributed,
+    UserError for an operation that cannot be traced (the message names it).
     """
-    size = input_size or own_input_size(backbone)
+    _check_unwrapped(backbone)
+    size = own_input_size(backbone) if input_size is None else checked_input_size(input_size)
     with torch.inference_mode(False):
         tracer = BackboneTracer(backbone, size)
         try:
@@ -140,8 +142,24 @@ def own_input_size(backbone: nn.Module) -> tuple[int, int, int]:
             f"the input size of {type(backbone).__name__} is not known: "
             "give input_size=(channels, height, width)"
         )
-    channels, height, width = size
-    return channels, height, width
+    return checked_input_size(size, f"the input size that {type(backbone).__name__} declares")
+
+
+def checked_input_size(size: Any, what: str = "input_size") -> tuple[int, int, int]:
+    """Return (C, H, W); raise ValueError, which begins with `what`, for anything else."""
+    lengths = tuple(size) if isinstance(size, Iterable) else (size,)
+    if len(lengths) != 3 or any(not isinstance(n, int) or n < 1 for n in lengths):
+        raise ValueError(f"{what} is {size!r}: give input_size=(channels, height, width)")
+    return lengths
+
+
+def _check_unwrapped(backbone: nn.Module) -> None:
+    wrapped = isinstance(backbone, nn.DataParallel | DistributedDataParallel)
+    if wrapped or hasattr(backbone, "_orig_mod"):  # torch.compile's
+        raise ValueError(
+            f"the backbone is wrapped, a {type(backbone).__name__}: gate the plain network, then "
+            "compile or distribute the gated one"
+        )
 
 
 def _annotate(operations: torch.fx.Graph, skeleton: nn.Module) -> None:

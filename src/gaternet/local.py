@@ -68,7 +68,7 @@ class LocalGaterNet(GatedModel):
             raise ValueError(f"bottleneck is {bottleneck}; it must be at least 1")
         graph = trace(backbone, input_size)
         resolved, inputs = _places(graph, points, granularity)
-        super().__init__(backbone, resolved, binarizer)
+        super().__init__(backbone, resolved, graph.input_size, binarizer)
         self.granularity: Granularity = granularity
         self.bottleneck = bottleneck
         self.batch_norm = batch_norm
@@ -103,8 +103,7 @@ class LocalGaterNet(GatedModel):
         self, images: Tensor, form: GateForm | None = None, keys: Tensor | None = None
     ) -> tuple[Any, Decision]:
         """Return what the backbone returns under the gates of `decide`, and the decision."""
-        self._present = _Present(keys, evaluates=True, form=form)
-        return self._run_deciding(images, keys)
+        return self._run_deciding(images, keys, _Present(keys, evaluates=True, form=form))
 
     def see(self, index: int, features: Tensor) -> None:
         """Decide gate point number `index` from its feature map; the backbone's hooks call it."""
@@ -125,19 +124,22 @@ class LocalGaterNet(GatedModel):
         if own is None and self.training:
             # One key a sample for all layers: they share its branch, and draw what is their own.
             own = torch.randint(2**32, (images.shape[0],), device=images.device)
-        self._present = _Present(own)
-        logits, decision = self._run_deciding(images, keys)
+        logits, decision = self._run_deciding(images, keys, _Present(own))
         return GaterNetOutput(logits, decision.gates)
 
-    def _run_deciding(self, images: Tensor, keys: Tensor | None) -> tuple[Any, Decision]:
-        logits, present = self._run(images, None, keys), self._present
+    def _run_deciding(
+        self, images: Tensor, keys: Tensor | None, present: "_Present"
+    ) -> tuple[Any, Decision]:
+        with self._alone():
+            self._present = present
+            logits = self._run(images, None, keys)
+            if not torch.is_grad_enabled():
+                self._present = _Present()
         points = range(len(self.points))
         decision = Decision(
             torch.cat([present.logits[index] for index in points], dim=1),
             torch.cat([present.gates[index] for index in points], dim=1),
         )
-        if not torch.is_grad_enabled():
-            self._present = _Present()
         return logits, decision
 
     def _watch(self, index: int, given: GateInput) -> None:

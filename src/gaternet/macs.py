@@ -6,10 +6,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from torch import Tensor, nn
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+NORMS = (
+    *(_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+    *(RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d),
+)
+"""Layers that normalise, timm's own too: what leaves them may be told by other channels."""
 
 Rule = Callable[[Tensor, Sequence[Any], Mapping[str, Any]], int]
 
@@ -37,7 +44,7 @@ def module_macs(layer: nn.Module, image: Any, output: Any) -> int | None:
             return _convolution(layer.weight, output)
         case nn.Linear():
             return output.numel() * layer.in_features
-        case _NormBase() | nn.LayerNorm() | nn.GroupNorm() | nn.RMSNorm():
+        case _ if isinstance(layer, NORMS):
             return 0
         case nn.PReLU() | nn.Embedding():
             return 0

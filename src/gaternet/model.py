@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,10 @@ class GatedModel(nn.Module, ABC):
     still; its own methods, such as timm's `forward_features`, are plain only after a forward under
     `torch.no_grad()`. A backbone whose `takes_keys` is true gets the keys of each forward.
 
+    `input_size` is the (C, H, W) that the backbone was traced with; it may take others. Several
+    threads may call one model, and take turns. `nn.DataParallel`, whose replicas would share the
+    gates of one forward, is refused with a RuntimeError: DistributedDataParallel does not.
+
     A closed gate makes its feature map exactly 0, and a filter closed for every sample of a batch
     gets no gradient. In training mode its BatchNorm, which comes before the gate, does not know
     about gates: batch statistics and running statistics are over all samples, closed ones too.
@@ -61,11 +66,21 @@ class GatedModel(nn.Module, ABC):
     takes_keys = True
 
     def __init__(
-        self, backbone: nn.Module, points: tuple[GatePoint, ...], binarizer: Binarizer | None
+        self,
+        backbone: nn.Module,
+        points: tuple[GatePoint, ...],
+        input_size: tuple[int, int, int],
+        binarizer: Binarizer | None,
     ) -> None:
         super().__init__()
+        if not isinstance(binarizer, Binarizer | None):
+            raise TypeError(
+                f"binarizer is {binarizer!r}: give an object, such as "
+                "gaternet.rivals.make_binarizer('semhash')"
+            )
         self.points = points
         self.gate_count = sum(point.gates for point in points)
+        self.input_size = input_size
         self.backbone = backbone
         self.binarizer = ImprovedSemHash() if binarizer is None else binarizer
         self.dropout = GateDropout()
@@ -121,15 +136,30 @@ class GatedModel(nn.Module, ABC):
 
     def _run(self, images: Tensor, gates: Tensor | None, keys: Tensor | None) -> Any:
         """Return what the backbone returns under `gates`, (N, G); None: it decides on its way."""
-        self._holder.arm(gates)
-        if getattr(self.backbone, "takes_keys", False):
-            logits = self.backbone(images, keys=keys)
-        else:
-            logits = self.backbone(images)
-        # With gradients they must last: activation checkpointing runs blocks again in the backward.
-        if not torch.is_grad_enabled():
-            self._holder.clear()
+        with self._alone():
+            self._holder.arm(gates)
+            if getattr(self.backbone, "takes_keys", False):
+                logits = self.backbone(images, keys=keys)
+            else:
+                logits = self.backbone(images)
+            # With gradients they must last: activation checkpointing runs blocks again in the
+            # backward.
+            if not torch.is_grad_enabled():
+                self._holder.clear()
         return logits
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Keep other threads from the gates of the present forward; may be nested."""
+        if (
+            torch.compiler.is_compiling()
+        ):  # gates flow through the graph then, and through no holder
+            return nullcontext()
+        if getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "nn.DataParallel's replicas would share the gates of one forward: use "
+                "DistributedDataParallel (torchrun)"
+            )
+        return self._holder.lock
 
     def _expand(self, gates: Tensor, batch: int) -> Tensor:
         # By dimension first: comparing batch with gate_count would fix the batch of an export.
@@ -183,12 +213,16 @@ class GaterNet(GatedModel):
         input_size: tuple[int, int, int] | None = None,
         binarizer: Binarizer | None = None,
     ) -> None:
+        if not isinstance(gater, Gater):
+            raise TypeError(
+                f"gater is a {type(gater).__name__}: wrap a CNN without its classifier, "
+                "gaternet.Gater(extractor, bottleneck=8)"
+            )
         graph = trace(backbone, input_size)
         resolved = resolve_points(graph, points)
         gater.connect(sum(point.gates for point in resolved), graph.input_size)
-        super().__init__(backbone, resolved, binarizer)
+        super().__init__(backbone, resolved, graph.input_size, binarizer)
         self.gater = gater
-        self.input_size = graph.input_size
 
     def gate_logits(self, images: Tensor) -> Tensor:
         """Return what the gater says before the binarizer, (N, G)."""
@@ -234,6 +268,9 @@ def resolve_points(graph: Graph, points: Points | None) -> tuple[GatePoint, ...]
     if names:
         raise TypeError(f"points are names or GatePoints, not both: {names[0]!r} is a name")
     chosen = [point for point in given if isinstance(point, GatePoint)]
+    other = next((point for point in given if not isinstance(point, GatePoint)), None)
+    if other is not None:
+        raise TypeError(f"points are names of submodules or GatePoints, not {type(other).__name__}")
     found = {p.name: p.channels for p in name_gate_points(graph, [p.name for p in chosen])}
     for point in chosen:
         if point.channels != found[point.name]:

@@ -60,6 +60,7 @@ class ModelConfig:
     """What builds a model again: its backbone, and where it has gates who decides on which.
 
     plan: what was removed from the backbone; the gates are those that are left, if any
+    input_size: (C, H, W) that it was traced with; None: as the backbone's name has it
     """
 
     backbone: BackboneConfig
@@ -69,6 +70,7 @@ class ModelConfig:
     local: LocalConfig | None = None
     binarizer: BinarizerConfig = field(default_factory=BinarizerConfig)
     plan: CompressionPlan | None = None
+    input_size: tuple[int, int, int] | None = None
 
     @property
     def gated(self) -> bool:
@@ -85,7 +87,8 @@ def describe(model: nn.Module) -> ModelConfig:
     where less is left of a compressed backbone than `saved_models.load` takes for a part of it.
     """
     if isinstance(model, CompressedBackbone):
-        return ModelConfig(_whole_backbone(model, model), plan=model.plan)
+        whole = _whole_backbone(model, model)
+        return ModelConfig(whole, plan=model.plan, input_size=model.input_size)
     if not isinstance(model, GatedModel):
         return ModelConfig(backbones.describe(model))
     compressed = model.backbone if isinstance(model.backbone, CompressedBackbone) else None
@@ -99,6 +102,7 @@ def describe(model: nn.Module) -> ModelConfig:
         else None,
         _describe_binarizer(model.binarizer),
         compressed.plan if compressed else None,
+        model.input_size,
     )
 
 
@@ -144,7 +148,7 @@ def _describe_binarizer(binarizer: Binarizer) -> BinarizerConfig:
 def build(config: ModelConfig) -> nn.Module:
     """Build the model that `config` describes, with fresh weights."""
     backbone = backbones.create(config.backbone)
-    size = config.backbone.input_size
+    size = config.input_size or config.backbone.input_size
     if config.plan is not None:
         backbone = CompressedBackbone(backbone, config.plan, size, config.backbone)
     if config.gater is None and config.local is None:

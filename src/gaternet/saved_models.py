@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from timm.layers import DropBlock2d, DropPath
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from gaternet.checkpoint import MODEL, Verified, verify, verify_newest, write
 from gaternet.errors import UserError
@@ -17,6 +19,9 @@ from gaternet.fitting import built, check_fits, compare, mismatch
 from gaternet.given_files import reaching, validate
 from gaternet.model_config import ModelConfig, build, describe
 from gaternet.trained import located
+
+_TRAINING_ONLY = (nn.Identity, _DropoutNd, DropPath, DropBlock2d)
+"""Layers that do nothing in evaluation: two models may differ in them."""
 
 
 def save(model: nn.Module, directory: str | Path) -> None:
@@ -93,10 +98,9 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _layers(model: nn.Module) -> dict[str, str]:
-    """Return what shapes do not tell: strides and dilations of convs, types of blocks."""
+    """Return what shapes do not tell: strides of convs, activations, pools, types of blocks."""
     return {
-        name: repr(module) if isinstance(module, nn.Conv2d) else type(module).__name__
+        name: type(module).__name__ if any(module.children()) else repr(module)
         for name, module in model.named_modules()
-        # Other leaves may differ, as drop path does between training and evaluation.
-        if isinstance(module, nn.Conv2d) or any(module.children())
+        if not isinstance(module, _TRAINING_ONLY)
     }

@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from gaternet.macs import module_macs, operation_macs
+from gaternet.macs import NORMS, module_macs, operation_macs
 
 BATCH = 2
 """Images in the traced batch: not 1, so that nothing broadcasts over it by accident."""
 
 # Seen as one operation, subclasses too: a weight-standardised conv is a conv.
-_WHOLE = (_ConvNd, nn.Linear, _NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_WHOLE = (_ConvNd, nn.Linear, *NORMS)
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaternet.errors import Interrupted, UsageError
+from gaternet.errors import Interrupted, UsageError, UserError
 
 if TYPE_CHECKING:
     from gaternet.training.interruption import Interruption
@@ -56,7 +56,11 @@ def train_recipe(name: str, words: Sequence[str]) -> None:
             resumption=resuming,
         )
         again = begun_before(arguments.out, processes)
-        if again and open_run(arguments.out).result:
+        if again and (ended := open_run(arguments.out)).result:
+            if ended.config.recipe != recipe:
+                raise UserError(
+                    f"{arguments.out} holds a run with other settings; choose another --out"
+                )
             return  # a process was lost when all had been written
         resume = arguments.resume or again
         train(recipe, sources(arguments), arguments.out, options, resume=resume)

@@ -6,6 +6,7 @@ from sklearn.decomposition import PCA
 
 from gaternet.analysis import embed, embedding, principal_components, record
 from gaternet.analysis.embedding import why_no_embedding
+from gaternet.analysis.sampling import some_rows
 from generated_gates import gates_of, random_gates
 
 
@@ -83,6 +84,14 @@ def test_what_cannot_be_laid_out_is_told(rows: np.ndarray, reason: str) -> None:
     assert why_no_embedding(gates_of(rows)) == reason
     with pytest.raises(ValueError, match=reason):
         embed(gates_of(rows))
+
+
+def test_gates_that_hardly_depend_on_the_input_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "EMBEDDED", 20)
+    rows = np.zeros((60, 2))
+    left = np.setdiff1d(np.arange(60), some_rows(60, 20))
+    rows[left[0], 0] = rows[left[1], 1] = 1  # open for two images that are not drawn
+    assert why_no_embedding(gates_of(rows)) == "no input-dependent gates: t-SNE needs two"
 
 
 @pytest.mark.parametrize(("images", "gates"), [(4, 2), (5, 400), (12, 3)])

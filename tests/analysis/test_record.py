@@ -1,5 +1,7 @@
 """Recorded gates against the gates themselves, one at a time."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,17 @@ def test_a_soft_gate_is_off_where_it_is_exactly_zero(model: GaterNet, images: Te
         gates = model.eval()(images).gates
     assert ((gates > 0) & (gates < 0.5)).any()
     assert np.array_equal(collect(model, [images]).gates(), (gates > 0).numpy())
+
+
+def test_what_is_no_batch_of_images_is_said(model: GaterNet, images: Tensor) -> None:
+    pairs: Any = [(images, torch.zeros(50))]
+    with pytest.raises(TypeError, match=r"images alone, .* not tuples: \(images for images, _ in"):
+        collect(model, pairs)
+    with pytest.raises(ValueError, match="no images"):
+        collect(model, [])
+
+
+def test_a_plain_network_has_a_record_without_gates() -> None:
+    record = GateRecord(np.zeros((3, 0), np.uint8), {})
+    assert record.open_counts().tolist() == record.dependent().tolist() == []
+    assert record.layers() == ()

@@ -150,3 +150,19 @@ def test_other_images_than_the_record_s_are_refused(model: GaterNet) -> None:
         swap_gates(model, [batch._replace(labels=batch.labels + 1)], record)
     with pytest.raises(ValueError, match="lacks some"):
         swap_gates(model, [batch._replace(indices=batch.indices + 500)], record)
+
+
+def test_a_gate_open_for_half_of_the_images_is_not_open_for_most() -> None:
+    """As a network compressed to one mask has it."""
+    labels = np.arange(4) % 2
+    record = by_gates(labels, 2, labels)  # each gate is open for two images of four
+    asked: list[Tensor] = []
+
+    class Remembering(_ByGates):
+        def forward(self, images: Tensor, gates: Tensor) -> _ByGates:
+            asked.append(gates)
+            return super().forward(images, gates)
+
+    batch = Batch(torch.arange(4), torch.zeros(4, 1), torch.from_numpy(labels))
+    swap_gates(Remembering(), [batch], record)  # type: ignore[arg-type]
+    assert any(not gates.any() for gates in asked)

@@ -40,12 +40,21 @@ def test_random_gates_open_as_many_in_every_layer() -> None:
     assert len(gates.unique(dim=0)) > 40  # each image its own
 
 
-@pytest.mark.parametrize("count", [7, 10, 25, 60, 400])
+@pytest.mark.parametrize("count", [6, 7, 8, 11, 16, 24, 25, 60, 400])
 def test_the_interval_holds_the_median(count: int) -> None:
     """Against the binomial itself: how many of `count` values lie below the median."""
     low, high = median_ranks(count)
     assert low + high == count - 1
-    assert binom.cdf(high, count, 0.5) - binom.cdf(low, count, 0.5) > 0.93
+
+    def confidence(low: int) -> float:
+        return 1 - 2 * float(binom.cdf(low, count, 0.5))
+
+    assert confidence(low) >= 0.95 > confidence(low + 1)
+
+
+def test_too_few_values_hold_no_median() -> None:
+    with pytest.raises(ValueError, match="5 values enclose no median with 95 % confidence: 6 do"):
+        median_ranks(5)
 
 
 def test_forms_are_timed_in_turns() -> None:

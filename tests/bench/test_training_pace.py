@@ -53,7 +53,7 @@ class Clock:
 
 
 def test_json_has_every_ratio_and_its_interval(terminal: Terminal) -> None:
-    words = ("digits/resnet8-gated", "--rounds", "3", "--steps", "2", "--device", "cpu", "--json")
+    words = ("digits/resnet8-gated", "--rounds", "6", "--steps", "2", "--device", "cpu", "--json")
     found = json.loads(terminal.succeed("bench", "train", *words))
     for name in NAMES:
         low, high = found[f"{name}_interval"]

@@ -29,7 +29,7 @@ def own(name: str, side: int = 8) -> nn.Module:
 def check(model: GaterNet, off: float, on: float, side: int) -> None:
     record = record_of(model, off, on)
     before = copy.deepcopy(model.state_dict())
-    small = compress(model, record, input_size=(3, side, side))
+    small = compress(model, record)
     assert distance(model, small, record, side) < 1e-10
     assert parameters(small.backbone) < parameters(model.backbone) or off == 0
     whole, part = (trace(m.backbone, (3, side, side)) for m in (model, small))

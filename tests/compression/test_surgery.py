@@ -36,7 +36,7 @@ def test_conv_norm_relu_conv_is_sliced_as_by_hand() -> None:
     backbone = chain()
     model = gated(backbone, (3, 8, 8), ["1"])
     record = record_with(model, off=[1, 3], on=[2])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     left = network(small)
     kept = [0, 2]
     before, after = backbone.state_dict(), left.state_dict()
@@ -57,7 +57,7 @@ def test_conv_norm_relu_conv_is_sliced_as_by_hand() -> None:
 def test_gates_that_are_left_still_open_and_close() -> None:
     model = gated(chain(), (3, 8, 8), ["1"])
     record = record_with(model, off=[1], on=[3])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     for left in ([0.0, 1.0], [1.0, 0.0], [0.0, 0.0]):
         whole = torch.tensor([left[0], 0.0, left[1], 1.0], dtype=torch.float64)
@@ -72,9 +72,9 @@ def test_a_branch_without_filters_goes_and_its_inner_gates_with_it() -> None:
     backbone = ResidualNet()
     model = gated(backbone, (3, 8, 8), ["1.branch.1", "1.branch.4", "2.branch.4"])
     record = record_with(model, off=[4, 5, 6, 7], on=[])
-    made = plan(model, record, input_size=(3, 8, 8))
+    made = plan(model, record)
     assert [(point.kept, len(point.unneeded)) for point in made.points] == [(0, 4), (0, 0), (8, 0)]
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     assert distance(model, small, record, 8) < 1e-12
     assert not any(name.startswith("1.branch") for name, _ in network(small).named_modules())
     assert columns_of(small) == list(range(8, 16))
@@ -84,7 +84,7 @@ def test_residual_streams_keep_their_width() -> None:
     torch.manual_seed(0)
     model = gated(ResidualNet(), (3, 8, 8))
     record = record_with(model, off=[1, 5, 6, 7], on=[])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     assert distance(model, small, record, 8) < 1e-12
     assert len(of_type(small, Scatter)) == 2
     assert network(small).get_parameter("2.branch.3.weight").shape == (5, 4, 3, 3)
@@ -124,7 +124,7 @@ def test_constants_come_into_the_bias_where_no_border_differs(
     backbone = AfterConstant(reader, pool)
     model = gated(backbone, (3, 8, 8), ["conv"])
     record = record_with(model, off=[0, 3], on=[])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     assert network(small).get_submodule("conv").out_channels == 2
     assert network(small).get_submodule("reader").in_channels == inputs
     assert distance(model, small, record, 8) < 1e-12
@@ -133,7 +133,7 @@ def test_constants_come_into_the_bias_where_no_border_differs(
 def test_a_constant_in_the_bias_is_what_brute_force_says() -> None:
     backbone = AfterConstant(nn.Conv2d(4, 6, 3, bias=False))
     model = gated(backbone, (3, 8, 8), ["conv"])
-    small = compress(model, record_with(model, [0, 3], []), input_size=(3, 8, 8))
+    small = compress(model, record_with(model, [0, 3], []))
     with torch.no_grad():
         held = F.relu(backbone.between[0](torch.zeros(1, 4, 1, 1, dtype=torch.float64))).flatten()
     weight = backbone.reader.get_parameter("weight").tolist()
@@ -150,7 +150,7 @@ def test_all_filters_of_an_inner_layer_gone_leaves_what_its_norms_make_of_nothin
     torch.manual_seed(0)
     model = gated(ResidualNet(), (3, 8, 8), ["1.branch.1", "1.branch.4", "2.branch.4"])
     record = record_with(model, off=[0, 1, 2, 3], on=[])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     assert len(of_type(small, Constant)) == 1
     assert columns_of(small) == list(range(4, 16))  # the constant is gated still
     assert distance(model, small, record, 8) < 1e-12
@@ -160,7 +160,7 @@ def test_a_constant_branch_is_still_added() -> None:
     torch.manual_seed(0)
     model = gated(ResidualNet(), (3, 8, 8), ["1.branch.1", "2.branch.4"])
     record = record_with(model, off=[0, 1, 2, 3], on=[])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     assert len(of_type(small, Constant)) == 1
     assert not any(name.startswith("1.branch.3") for name in network(small).state_dict())
     assert distance(model, small, record, 8) < 1e-12
@@ -182,7 +182,7 @@ class OverwritesLate(nn.Module):
 def test_what_is_overwritten_and_read_later_is_refused() -> None:
     model = gated(OverwritesLate(), (3, 8, 8), ["left"])
     with pytest.raises(UserError, match="`act` overwrites its input, which `right` reads later"):
-        compress(model, record_with(model, [0], []), input_size=(3, 8, 8))
+        compress(model, record_with(model, [0], []))
 
 
 class Sliced(nn.Module):
@@ -203,7 +203,7 @@ def test_slices_lose_their_own_channels(point: str, left: tuple[int, int]) -> No
     torch.manual_seed(0)
     model = gated(Sliced(), (3, 8, 8), [point])
     record = record_with(model, off=[0, 2, 5], on=[])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     inputs = tuple(network(small).get_submodule(name).in_channels for name in ("left", "right"))
     assert inputs == left  # behind the conv there are constants, which a border tells from zeros
     assert network(small).get_submodule("conv").out_channels == 4  # nobody reads channel 3
@@ -224,6 +224,12 @@ def normed_in_groups() -> nn.Module:
     return nn.Sequential(conv(3, 4), nn.GroupNorm(2, 4), nn.ReLU(), conv(4, 6), head())
 
 
+def normed_apart() -> nn.Module:
+    """Each channel by what it was in training, without weights of its own."""
+    norm = nn.InstanceNorm2d(4, track_running_stats=True)
+    return nn.Sequential(conv(3, 4), norm, nn.ReLU(), conv(4, 6), head())
+
+
 @pytest.mark.parametrize(
     ("build", "point", "kept_whole"),
     [
@@ -232,6 +238,7 @@ def normed_in_groups() -> nn.Module:
         (grouped, "2", "2"),
         (normed_in_groups, "1", "1"),
         (normed_in_groups, "0", "1"),
+        (normed_apart, "0", "1"),
     ],
 )
 def test_what_cannot_shrink_stays_and_is_listed(
@@ -240,23 +247,23 @@ def test_what_cannot_shrink_stays_and_is_listed(
     torch.manual_seed(0)
     model = gated(build(), (3, 8, 8), [point])
     record = record_with(model, [1, 2], [])
-    made = plan(model, record, input_size=(3, 8, 8))
+    made = plan(model, record)
     assert list(made.kept_whole) == ([kept_whole] if kept_whole else [])
-    small = compress(model, record, input_size=(3, 8, 8))
+    small = compress(model, record)
     assert distance(model, small, record, 8) < 1e-12
 
 
 def test_soft_gates_that_never_close_stay() -> None:
     model = gated(chain(), (3, 8, 8), ["1"])
     model.binarizer = SoftGates()
-    made = plan(model, record_with(model, [1], [2]), input_size=(3, 8, 8))
+    made = plan(model, record_with(model, [1], [2]))
     assert (made.points[0].kept, made.points[0].always_on) == (3, ())
 
 
 def test_the_smaller_network_can_be_traced_and_trained() -> None:
     torch.manual_seed(0)
     model = gated(ResidualNet(), (3, 8, 8))
-    small = compress(model, record_with(model, [1, 5], [0]), input_size=(3, 8, 8))
+    small = compress(model, record_with(model, [1, 5], [0]))
     assert trace(small.backbone).total_macs > 0
     small.train()
     small(torch.randn(4, 3, 8, 8, dtype=torch.float64)).logits.sum().backward()

@@ -182,6 +182,10 @@ def test_missing_and_foreign_folders(tmp_path: Path, by_class: Path) -> None:
     assert "has no split 'validation': it has test, train" in error_of(by_class, "validation")
     assert "has 2 classes, cifar10 has 10" in error_of(by_class, config=CIFAR10)
     assert "3×6×6, pets is 3×8×8" in error_of(by_class, config=replace(PETS, image_size=8))
+    (deep := by_class / "train" / "owl" / "2024").mkdir(parents=True)
+    picture().save(deep / "lost.png")
+    assert "2024/lost.png is not where an image belongs" in error_of(by_class)
+    shutil.rmtree(deep.parent)
     picture().save(by_class / "train" / "lost.png")
     assert "lost.png is not where an image belongs" in error_of(by_class)
 

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gaternet.reproduction import training
+from gaternet.training.config import Recipe, Sources
+from gaternet.training.lock import LOCK, InUseError
+from gaternet.training.phases import Options
+from gaternet.training.run import Run
 from terminal import Terminal
 
 ROWS = ("cifar10/resnet20", "cifar10/resnet20-gated")
@@ -202,6 +207,32 @@ def test_run_of_another_process_is_passed_over(
     # The gated one starts from it and has to wait as well; its gater does not.
     assert {file.stem for file in Path("results").iterdir()} == {GATER}
     assert "2 runs are missing still" in told
+
+
+def test_run_that_another_process_takes_meanwhile_is_passed_over(
+    images: Path, here: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the look at its lock, and before it is held: minutes, where networks are large."""
+    real = training.train_or_continue
+
+    def taken(recipe: Recipe, sources: Sources, out: Path, options: Options) -> Run:
+        if out.name == PLAIN:
+            raise InUseError(f"{out} is in use by process 1")
+        return real(recipe, sources, out, options)
+
+    monkeypatch.setattr(training, "train_or_continue", taken)
+    told = terminal.succeed(*words(images))
+    assert {file.stem for file in Path("results").iterdir()} == {GATER}
+    assert "2 runs are missing still" in told
+
+
+def test_directory_that_a_killed_process_left_empty_is_taken(
+    images: Path, here: Path, terminal: Terminal
+) -> None:
+    Path("runs", PLAIN).mkdir(parents=True)
+    Path("runs", PLAIN, LOCK).touch()
+    terminal.succeed(*words(images))
+    assert PLAIN in {file.stem for file in Path("results").iterdir()}
 
 
 def test_directory_of_another_run_is_not_taken(

@@ -207,3 +207,22 @@ def test_budget_is_reached_without_collapsing(seed: int, plain: Path, tmp_path: 
         seen = model.decide(digits("train")).gates.double()
     share = count_macs(model, SIZE).shares(seen).mean().item()
     assert share == pytest.approx(0.5, rel=0.005)
+
+
+@pytest.mark.parametrize(("bias", "missed"), [(0.0, False), (8.0, True)])
+def test_budget_that_no_threshold_meets_is_told(bias: float, missed: bool) -> None:
+    recipe = with_batches(replace(EFFICIENT, pretrain=()), 40)
+    model = model_of(recipe)
+    trainer = Trainer(model, recipe, cpu_plan(recipe))
+    with torch.no_grad():
+        model.gater.get_parameter("head.fc2.bias").fill_(bias)
+    warning = calibrate(trainer, few_digits(160))
+    if not missed:
+        assert warning is None
+        return
+    budget = trainer.budget
+    assert budget is not None
+    everything = 100 * float(budget.counter.shares(torch.ones(1, model.gate_count)))
+    assert warning is not None
+    assert warning.startswith(f"warning: the gates leave {everything:.1f} % of the backbone's")
+    assert f"not the {100 * budget.final:g} % of --gating.budget" in warning

@@ -424,3 +424,11 @@ def test_parts_are_pretrained_as_the_networks_that_the_joint_phase_has() -> None
     assert (backbone.backbone, gater.backbone) == ("resnet14", "resnet20")
     assert backbone.schedule.batch_size == gater.schedule.batch_size == 16
     assert backbone.gating is gater.gating is None
+
+
+def test_what_cannot_be_had_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    assert JOINT.gating is not None
+    recipe = replace(JOINT, gating=replace(JOINT.gating, budget=0.01, sparsity=0.0))
+    with pytest.raises(UserError, match=r"--gating\.budget 0\.01 cannot be reached"):
+        train(recipe, Sources("digits"), tmp_path / "run", on_cpu())
+    assert not (tmp_path / "run").exists()

@@ -125,6 +125,9 @@ def test_restart_of_a_run_that_had_ended_is_no_error(tmp_path: Path) -> None:
     subprocess.run(words, env=again, check=True, capture_output=True)
     assert tree(tmp_path / "run") == before
     assert subprocess.run(words, env=alone, check=False, capture_output=True).returncode == 1
+    other = subprocess.run([*words, "--seed", "1"], env=again, check=False, capture_output=True)
+    assert other.returncode == 1
+    assert b"holds a run with other settings" in other.stderr
 
 
 def steps_of(record: Path) -> dict[tuple[int, int], dict[str, Any]]:

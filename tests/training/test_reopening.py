@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gaternet import checkpoint
 from gaternet.arguments import lasting
 from gaternet.errors import UsageError, UserError
-from gaternet.training import phases, run
+from gaternet.training import compute, phases, run
 from gaternet.training.config import Recipe, Resumption, Sources
 from gaternet.training.phases import train
 from gaternet.training.run import Run, open_run
@@ -21,6 +22,7 @@ from small_runs import GATED, PLAIN, cpu_plan, few_digits, on_cpu, tree, with_ba
 from terminal import Terminal
 
 BEGUN = with_batches(PLAIN, 640)
+AUTO = replace(BEGUN, compute=replace(BEGUN.compute, precision="auto"))
 DIGITS = Sources("digits")
 
 
@@ -214,3 +216,31 @@ def test_flags_of_resume_need_it_and_are_no_part_of_the_command(
     assert "checkpoint-minutes 0 is not" in terminal.fail(2, *words, "--checkpoint-minutes", "0")
     typed = "--resume --allow-change seed epochs --seed 3 --strict --allow_change=x --out run"
     assert lasting(typed.split()) == ["--seed", "3", "--out", "run"]
+
+
+@pytest.fixture
+def begun_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was begun where `auto` is float32; on the next machine it is bfloat16."""
+    monkeypatch.setattr(compute, "_fast_bfloat16", lambda device: False)
+    out = interrupted(AUTO, tmp_path / "run", monkeypatch)
+    monkeypatch.setattr(compute, "_fast_bfloat16", lambda device: True)
+    return out
+
+
+def test_number_format_stays_what_auto_came_to(begun_auto: Path) -> None:
+    assert open_run(begun_auto).config.precision == "float32"
+    assert compute.plan(AUTO.compute, torch.device("cpu")).precision == "bfloat16"
+    result = go_on(begun_auto, AUTO).result
+    assert result is not None
+    assert result["computed_with"]["precision"] == "float32"
+    assert result["changes"] == []
+
+
+def test_run_of_a_version_that_did_not_say_its_number_format_goes_on(begun_auto: Path) -> None:
+    file = begun_auto / "config.json"
+    values = json.loads(file.read_text())
+    del values["precision"]
+    file.write_text(json.dumps(values))
+    result = go_on(begun_auto, AUTO).result
+    assert result is not None
+    assert result["computed_with"]["precision"] == "bfloat16"

@@ -382,3 +382,12 @@ def test_batch_norm_is_measured_again_under_the_gates_of_evaluation() -> None:
     assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-5)
     assert norm.momentum == 0.1
+
+
+def test_batch_that_lost_images_has_parts_of_two_at_least() -> None:
+    """Seven of eight images in four parts would leave one alone, which BatchNorm does not take."""
+    network = build_model(PLAIN)
+    assert isinstance(network, CifarResNet)
+    pixels, labels, keys = (part[:7] for part in a_batch())
+    trainer_of(network, with_batches(PLAIN, 8, accumulate=4)).step(pixels, labels, keys)
+    assert network.bn.num_batches_tracked == 3

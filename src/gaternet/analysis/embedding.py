@@ -105,7 +105,7 @@ def principal_components(record: GateRecord, most: int = COMPONENTS) -> Componen
 
 def why_no_embedding(record: GateRecord) -> str | None:
     """Return why the images of a record cannot be laid out in the plane; None where they can."""
-    gates = len(record.dependent())
+    gates = len(_drawn(record).dependent())
     if gates < 2:
         return f"{gates or 'no'} input-dependent gate{'s' if not gates else ''}: t-SNE needs two"
     if len(record) < 4:
@@ -125,8 +125,7 @@ def embed(record: GateRecord) -> Embedding:
     reason = why_no_embedding(record)
     if reason:
         raise ValueError(reason)
-    rows = some_rows(len(record), EMBEDDED)
-    chosen = record.take(rows)
+    rows, chosen = some_rows(len(record), EMBEDDED), _drawn(record)
     found = principal_components(chosen)
     tsne = TSNE(
         perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),
@@ -137,3 +136,8 @@ def embed(record: GateRecord) -> Embedding:
     return Embedding(
         points.astype(np.float32), rows, found.axes.shape[1], min(found.explained, 1.0)
     )
+
+
+def _drawn(record: GateRecord) -> GateRecord:
+    """Return the record of the images that are laid out."""
+    return record.take(some_rows(len(record), EMBEDDED))

@@ -57,7 +57,7 @@ class GateRecord:
 
     def parts(self) -> Iterator[NDArray[np.uint8]]:
         """Yield all rows unpacked, (n, G) uint8 each, as many at once as memory allows."""
-        rows = max(1, UNPACKED // self.gate_count)
+        rows = max(1, UNPACKED // max(1, self.gate_count))
         for start in range(0, len(self), rows):
             yield self.gates(start, start + rows)
 
@@ -116,14 +116,23 @@ def collect(model: GatedModel, batches: Iterable[Tensor]) -> GateRecord:
     Of a GaterNet only the gater runs. Random gates are those that `training.evaluation.evaluate`
     draws for the same images in the same order. The model is put into evaluation mode and left as
     it was found.
+
+    Raises ValueError where there is no image, TypeError for batches that are more than images.
     """
     device = next(model.parameters()).device
     rows: list[NDArray[np.uint8]] = []
     seen = 0
     for images in batches:
+        if not isinstance(images, Tensor):
+            raise TypeError(
+                "batches are images alone, (N, C, H, W), not "
+                f"{type(images).__name__}s: (images for images, _ in loader)"
+            )
         index = torch.arange(seen, seen + len(images), device=device)
         keys = sample_keys(0, Purpose.NETWORK, 0, index)
         opened = model.decide(images.to(device), keys=keys).gates > 0
         rows.append(np.packbits(opened.cpu().numpy(), axis=1))
         seen += len(images)
+    if not seen:
+        raise ValueError("there are no images to record the gates of")
     return GateRecord(np.concatenate(rows), model.slices)

@@ -111,7 +111,8 @@ def observe(
     rows: list[tuple[Tensor, ...]] = []
     highest = _Highest(model.gate_count, device)
     lowest = _Highest(model.gate_count, device)
-    for index, images, labels in batches:
+    for batch in batches:
+        index, images, labels = (part.to(device) for part in batch)
         keys = sample_keys(0, Purpose.NETWORK, 0, index)
         logits, decision = model.evaluate(images, None, keys)
         bits = torch.from_numpy(np.packbits((decision.gates > 0).cpu().numpy(), axis=1))

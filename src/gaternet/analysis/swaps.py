@@ -96,11 +96,12 @@ def swap_gates(
     rates = opening_rates(record.gates)
     chosen = np.isin(np.arange(len(record)), some_rows(len(record), SWAPPED))
     fixed = {
-        MAJORITY: torch.from_numpy(rates >= 0.5).to(device),
+        MAJORITY: torch.from_numpy(rates > 0.5).to(device),
         MEAN: torch.from_numpy(rates).to(device),
     }
     sums = {name: torch.zeros(5, dtype=torch.float64, device=device) for name in (*_OTHERS, *fixed)}
-    for index, images, labels in batches:
+    for batch in batches:
+        index, images, labels = (part.to(device) for part in batch)
         rows = record.rows(index.cpu().numpy())
         if not np.array_equal(record.labels[rows], labels.cpu().numpy()):
             raise ValueError("the record has other labels for these images")

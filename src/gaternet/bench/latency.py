@@ -12,8 +12,7 @@ from gaternet.analysis import collect
 from gaternet.backbones import BackboneConfig
 from gaternet.commands import split_images
 from gaternet.compression import compress
-from gaternet.data.batches import first_images, normalised_batches
-from gaternet.data.streams import HubStream
+from gaternet.data.batches import first_images, normalised_batches, spread
 from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, Layers, find_gate_points
 from gaternet.graph import trace
@@ -168,7 +167,7 @@ def _compressed(
     """Return the model without the filters that none of some training images opens, or why not."""
     record = collect(model, _images(run, "train", data, RECORDED, device))
     try:
-        return compress(model, record, input_size=model.input_size), {}
+        return compress(model, record), {}
     except UserError as error:
         return None, {"compressed": str(error)}
 
@@ -177,9 +176,6 @@ def _images(
     run: Run, split: str, data: str | None, count: int, device: torch.device
 ) -> Iterator[Tensor]:
     """Yield normalised images of a split in batches, (n, C, H, W), `count` in all or all."""
-    found = split_images(run, data, split)
-    if len(found) > count and not isinstance(found, HubStream):
-        # Not the first ones: a folder has one class after the other.
-        found = found.take(torch.linspace(0, len(found) - 1, count).long())
+    found = spread(split_images(run, data, split), count)
     batches = normalised_batches(found, run.config.recipe.data, device, min(count, AT_ONCE))
     return first_images(batches, count)

@@ -8,7 +8,7 @@ import numpy as np
 from gaternet.accounting import count_macs
 from gaternet.analysis import GateRecord, MacReport, collect, report_macs
 from gaternet.commands import EvaluationRequest, load_model, split_images
-from gaternet.data.batches import first_images, normalised_batches
+from gaternet.data.batches import first_images, normalised_batches, spread
 from gaternet.errors import UsageError
 from gaternet.model import GatedModel
 from gaternet.training.compute import choose_device
@@ -33,7 +33,7 @@ class RunMacs:
 def count_run(path: Path, request: EvaluationRequest, images: int | None = None) -> RunMacs:
     """Count the multiply-accumulates that a run's newest checkpoint needs, layer by layer.
 
-    images: how many are looked at, the first ones of the split; None: all
+    images: how many are looked at, from all over the split; None: all
 
     Raises UserError where there is none, or where data or flags do not go with it.
     """
@@ -44,7 +44,7 @@ def count_run(path: Path, request: EvaluationRequest, images: int | None = None)
     model = load_model(path, request, device)
     split, data = split_images(run, request.data, request.split), run.config.recipe.data
     count = min(images or len(split), len(split))
-    batches = first_images(normalised_batches(split, data, device), count)
+    batches = first_images(normalised_batches(spread(split, count), data, device), count)
     record = collect(model, batches) if isinstance(model, GatedModel) else _no_gates(count)
     report = report_macs(count_macs(model, data.input_size), record)
     return RunMacs(

@@ -95,22 +95,27 @@ def training_pace(found: "TrainingPace", *, as_json: bool) -> None:
         return
     console = Console(markup=False, highlight=False)
     console.print(
-        f"{found.recipe} on {found.data}, {found.hardware}: measured in turns, "
-        f"{found.request.rounds} rounds\n",
+        f"{found.recipe} on {found.data}: measured in turns, {found.request.rounds} rounds",
+        f"{found.hardware}\n",
+        sep="\n",
         soft_wrap=True,
     )
     table = new_table("ratio", "median", "95 % interval", "of what")
     for name, ratio in found.ratios.items():
-        low, high = ratio.interval
-        table.add_row(name, f"{ratio.median:.4f}", f"{low:.4f}-{high:.4f}", _RATIOS[name])
+        interval = _interval(ratio.interval, ".4f") or "too few rounds"
+        table.add_row(name, f"{ratio.median:.4f}", interval, _RATIOS[name])
     console.print(table)
-    low, high = found.images_per_second.interval
+    speed = found.images_per_second
+    interval = f" ({_interval(speed.interval, ',.0f')})" if speed.interval else ""
     console.print(
-        f"\n{found.images_per_second.median:,.0f} images/s ({low:,.0f}-{high:,.0f}), batches of "
-        f"{found.batch_size}",
+        f"\n{speed.median:,.0f} images/s{interval}, batches of {found.batch_size}",
         *(f"not measured: {name}: {reason}" for name, reason in found.missing.items()),
         sep="\n",
     )
+
+
+def _interval(ends: tuple[float, float] | None, form: str) -> str:
+    return "-".join(format(end, form) for end in ends or ())
 
 
 def pace_figures(found: "TrainingPace") -> dict[str, Any]:

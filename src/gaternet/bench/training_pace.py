@@ -16,7 +16,7 @@ from gaternet.data.batches import Images
 from gaternet.data.image_set import ImageSet
 from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
-from gaternet.runtime.latency import median_ranks
+from gaternet.runtime.latency import FEWEST, median_ranks
 from gaternet.training.compute import ComputePlan, choose_device, hardware, plan
 from gaternet.training.config import Recipe, parts
 from gaternet.training.phases import split_probe
@@ -49,10 +49,13 @@ class PaceRequest:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A median over the rounds, and in which interval it lies with 95 % confidence."""
+    """A median over the rounds, and in which interval it lies with 95 % confidence.
+
+    interval: None where there were too few rounds for one
+    """
 
     median: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def measure_pace(recipe: Recipe, where: str | Path | None, request: PaceRequest)
         images.name,
         hardware(device),
         size,
-        _ratio(np.full(request.rounds, float(size)), times["epoch"]),
+        ratio_of(np.full(request.rounds, float(size)), times["epoch"]),
         _ratios(times, memory, times["epoch"] * (len(images) // size)),
         {name: 1e3 * float(np.median(seconds)) for name, seconds in times.items()},
         {name: count / 1e6 for name, count in memory.items()},
@@ -199,8 +202,11 @@ def _usual_loop(
     return module.train(build_model(recipe), images, recipe, compute.device, compute.workers), {}
 
 
-def _ratio(numerators: Seconds, denominators: Seconds) -> Ratio:
+def ratio_of(numerators: Seconds, denominators: Seconds) -> Ratio:
+    """Return the median of the ratios, round by round."""
     ratios = np.sort(numerators / denominators)
+    if len(ratios) < FEWEST:
+        return Ratio(float(np.median(ratios)), None)
     low, high = median_ranks(len(ratios))
     return Ratio(float(np.median(ratios)), (float(ratios[low]), float(ratios[high])))
 
@@ -212,14 +218,14 @@ def _ratios(
     plain = [name for name in memory if name != "gated"]
     saved = memory["gated"] / sum(memory[name] for name in plain)
     ratios = {
-        "step_ratio": _ratio(times["gated"], np.sum([times[name] for name in plain], axis=0)),
-        "epoch_ratio": _ratio(times["epoch"], times["resident"]),
-        "data_share": _ratio(times["data"], times["epoch"]),
-        "logging_share": _ratio(times["logging"], epoch),
-        "checkpoint_share": _ratio(times["checkpoint"], epoch + times["checkpoint"]),
-        "probe_share": _ratio(times["probe"], epoch + times["probe"]),
+        "step_ratio": ratio_of(times["gated"], np.sum([times[name] for name in plain], axis=0)),
+        "epoch_ratio": ratio_of(times["epoch"], times["resident"]),
+        "data_share": ratio_of(times["data"], times["epoch"]),
+        "logging_share": ratio_of(times["logging"], epoch),
+        "checkpoint_share": ratio_of(times["checkpoint"], epoch + times["checkpoint"]),
+        "probe_share": ratio_of(times["probe"], epoch + times["probe"]),
         "memory_ratio": Ratio(saved, (saved, saved)),
     }
     if "usual" in times:
-        ratios["loop_ratio"] = _ratio(times["usual"], times["epoch"])
+        ratios["loop_ratio"] = ratio_of(times["usual"], times["epoch"])
     return ratios

@@ -22,23 +22,19 @@ def compress(
     model: GaterNet,
     record: "GateRecord",
     tolerance: int = 0,
-    *,
-    input_size: tuple[int, int, int] | None = None,
 ) -> GaterNet:
     """Return a model without the filters that never opened and the gates that never closed.
 
     On the recorded images it says what `model` says, to rounding, where `tolerance` is 0. It is
     `apply(model, plan(model, record, tolerance))`; see there for what is raised.
     """
-    made = plan(model, record, tolerance, input_size=input_size)
-    return apply(model, made, input_size=input_size)
+    made = plan(model, record, tolerance)
+    return apply(model, made)
 
 
 def apply(
     model: GaterNet,
     plan: CompressionPlan,
-    *,
-    input_size: tuple[int, int, int] | None = None,
 ) -> GaterNet:
     """Return a smaller model by a plan, in evaluation mode; `model` is left as it is.
 
@@ -48,7 +44,7 @@ def apply(
     """
     if plan.one_mask:
         raise UserError("this plan leaves no gate: `one_mask` makes a plain network by it")
-    backbone = _smaller_backbone(model, plan, input_size)
+    backbone = _smaller_backbone(model, plan)
     gater = copy.deepcopy(model.gater)
     assert gater.head is not None
     last = gater.head.get_submodule("fc2")
@@ -65,8 +61,6 @@ def apply(
 def one_mask(
     model: GaterNet,
     plan: CompressionPlan,
-    *,
-    input_size: tuple[int, int, int] | None = None,
 ) -> CompressedBackbone:
     """Return the plain network, without a gater, that a plan of one mask for all images leaves.
 
@@ -76,14 +70,12 @@ def one_mask(
     """
     if not plan.one_mask:
         raise UserError("this plan leaves gates: `apply` makes a smaller gated network by it")
-    return _smaller_backbone(model, plan, input_size).eval()
+    return _smaller_backbone(model, plan).eval()
 
 
-def _smaller_backbone(
-    model: GaterNet, plan: CompressionPlan, input_size: tuple[int, int, int] | None
-) -> CompressedBackbone:
+def _smaller_backbone(model: GaterNet, plan: CompressionPlan) -> CompressedBackbone:
     check_fits(plan, model)
-    backbone = CompressedBackbone(model.backbone, plan, input_size, _config(model.backbone))
+    backbone = CompressedBackbone(model.backbone, plan, model.input_size, _config(model.backbone))
     if (like := next(model.backbone.parameters(), None)) is not None:
         backbone.to(like.device)
     return backbone

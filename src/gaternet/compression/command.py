@@ -58,7 +58,6 @@ def compress_run(path: Path, request: CompressionRequest) -> CompressionReport:
     recorded = _Part(run, request, request.split, model)
     record = collect(model, (images for images, _ in recorded))
     size = run.config.recipe.data
-    shape = (size.channels, size.image_size, size.image_size)
     if request.plan is None:
         made = plan(
             model,
@@ -66,12 +65,11 @@ def compress_run(path: Path, request: CompressionRequest) -> CompressionReport:
             request.tolerance,
             one_mask=request.one_mask,
             split=request.split,
-            input_size=shape,
         )
     else:
         made = read_plan(request.plan)
     make = one_mask if made.one_mask else apply
-    small = make(model, made, input_size=shape)
+    small = make(model, made)
     columns = list(backbone_of(small).columns)
     (macs, unknown), (macs_after, _) = (macs_per_image(m, size) for m in (model, small))
     report = CompressionReport(

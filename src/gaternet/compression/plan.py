@@ -108,7 +108,6 @@ def plan(
     *,
     one_mask: bool = False,
     split: str | None = None,
-    input_size: tuple[int, int, int] | None = None,
 ) -> CompressionPlan:
     """Plan what goes from a model by its gates on training or validation images.
 
@@ -119,7 +118,6 @@ def plan(
         them, and with its filters if it was not; `tolerance` plays no part
 
     split: what the record's images are, for the reader of the plan
-    input_size: (C, H, W) of an image, where the backbone does not declare it
 
     Raises UserError where the record is another model's or no gate would be left, and for one mask
     of soft gates, which scale their filters.
@@ -135,7 +133,7 @@ def plan(
         off = 2 * opened <= len(record) if one_mask else opened < max(tolerance, 1)
         on = ~off if one_mask else (opened == len(record)) & ~off & hard
         drafts.append(_point_plan(point, off, on, np.zeros_like(off)))
-    graph = trace(model.backbone, input_size)
+    graph = trace(model.backbone, model.input_size)
     states = fixed_states(graph, drafts)
     points = []
     for draft, point in zip(drafts, model.points, strict=True):

@@ -177,7 +177,9 @@ def _filter_obstacle(graph: Graph, node: fx.Node) -> str | None:
 def _module_obstacle(module: nn.Module | None) -> str | None:
     if isinstance(module, _BatchNorm):
         return None if module.running_mean is not None else "a norm without running statistics"
-    if module is not None and any(parameter.ndim for parameter in module.parameters()):
+    if module is None:
+        return None
+    if any(tensor.ndim for tensor in (*module.parameters(), *module.buffers())):
         shared = isinstance(module, nn.PReLU) and module.num_parameters == 1
         return None if shared else f"{type(module).__name__} is not sliced"
     return None

@@ -101,6 +101,16 @@ def normalised_batches(
         yield normalise(batch.images, config.mean, config.std)
 
 
+def spread(images: Images, count: int) -> Images:
+    """Return at most `count` images from all over a set: in a folder, one class follows the other.
+
+    Of a stream, which has no places, all.
+    """
+    if isinstance(images, HubStream) or len(images) <= count:
+        return images
+    return images.take(torch.linspace(0, len(images) - 1, count).long())
+
+
 def first_images(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
     """Yield batches, (n, C, H, W) each, until so many images have come."""
     for batch in batches:

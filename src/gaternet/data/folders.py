@@ -59,7 +59,7 @@ def find_files(path: Path) -> Folder:
     neither, naming what is missing or in the wrong place.
     """
     files = list(_files_below(path))
-    if tables := [file for file in files if file.endswith(".parquet")]:
+    if tables := [file for file in files if file.endswith(".parquet") and file.count("/") < 3]:
         splits = _group((_parquet_split(file), file) for file in tables)
         for split, shards in splits.items():
             _check_shards(path, split, shards)
@@ -118,8 +118,10 @@ def size_key(folder: Folder, split: str) -> str:
     return digest.hexdigest()
 
 
-def _files_below(folder: Path, prefix: str = "", depth: int = 3) -> Iterator[str]:
-    """Yield the files at most two folders deep that are not hidden, sorted; links are followed.
+def _files_below(folder: Path, prefix: str = "", depth: int = 4) -> Iterator[str]:
+    """Yield the files at most three folders deep that are not hidden, sorted; links are followed.
+
+    That is one folder deeper than an image belongs, so that none is passed over unnoticed.
 
     Raises UserError for a link that leads nowhere, a pipe and the like under an image's name.
     """

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -15,7 +15,7 @@ from gaternet.reproduction.ensemble import measure_ensemble
 from gaternet.reproduction.jobs import EnsembleJob, Job
 from gaternet.training.config import Recipe, Sources
 from gaternet.training.interruption import Interruption
-from gaternet.training.lock import check_free, locked
+from gaternet.training.lock import InUseError, check_free, locked
 from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.run import open_run
 
@@ -81,13 +81,15 @@ def train_missing(
         with _stopping_after(hours, options.interruption) as spent:
             try:
                 for job in missing(jobs, places):
-                    if spent.is_set() or _in_use(job, places) or not missing([job], places):
+                    if spent.is_set() or not missing([job], places):
                         continue  # another process may have ended it meanwhile
                     if lost := _lost(job, places):
                         options.console.print(f"{job.name} is left out: {lost}", soft_wrap=True)
                         continue
-                    _finish(job, places, options)
-                    measured()
+                    with suppress(InUseError):
+                        _check_free(job, places)
+                        _finish(job, places, options)
+                        measured()
             except Interrupted:
                 if not spent.is_set():
                     raise
@@ -114,7 +116,7 @@ def _trained(job: Job, places: Places, options: Options) -> str:
     path = places.run(job)
     begun = {part: places.run(source) for part, source in job.parts.items()}
     sources = Sources(places.images(job), begun.get("backbone"), begun.get("gater"))
-    if not (path.exists() and open_run(path).result is not None):
+    if not ((path / "config.json").exists() and open_run(path).result is not None):
         train_or_continue(job.recipe, sources, path, replace(options, command=job.command))
     return (path / "result.json").read_text()
 
@@ -128,13 +130,10 @@ def _lost(job: Job, places: Places) -> str:
     return ""
 
 
-def _in_use(job: Job, places: Places) -> bool:
-    try:
-        for each in (*job.parts.values(), job):
-            check_free(places.run(each))
-    except UserError:
-        return True
-    return False
+def _check_free(job: Job, places: Places) -> None:
+    """Raise InUseError where another process trains a run, or one that it starts from."""
+    for each in (*job.parts.values(), job):
+        check_free(places.run(each))
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, detach
 from gaternet.graph import trace
 from gaternet.model import GaterNet
+from gaternet.runtime.compiled import CompiledBackbone, CompiledGaterNet
 from gaternet.runtime.compiler import compile, compile_backbone, masked_backbone
 from gaternet.runtime.export import export
 from gaternet.runtime.export_formats import Onnx, quiet
@@ -99,10 +100,15 @@ def given_gates(
     share, macs = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
     starters = Starters()
     _add_dense(starters, backbone, images)
-    masked = masked_backbone(backbone, points)
-    starters.add("masked", share, counter.backbone_macs, lambda: _call(masked, images, gates))
+    masked = masked_backbone(backbone, points).to(memory_format=torch.channels_last)
+    starters.add(
+        "masked",
+        share,
+        counter.backbone_macs,
+        lambda: _call(masked, _channels_last(images), gates),
+    )
     compiled = compile_backbone(backbone, points, images, gates)
-    starters.add("runtime", share, macs, lambda: _call(compiled, images, gates))
+    starters.add("runtime", share, macs, lambda: _skipping(compiled, images, gates))
     _add_slim(starters, backbone, points, images, gates)
     return starters.field()
 
@@ -122,15 +128,15 @@ def own_gates(model: GaterNet, small: GaterNet | None, images: Tensor) -> Field:
     starters = Starters()
     _add_dense(starters, backbone, images)
     whole = counter.backbone_macs + counter.deciding_macs
-    starters.add("masked", share, whole, lambda: _call(model, images))
+    starters.add("masked", share, whole, lambda: _eager(model, images))
     if small is not None:
         less = count_macs(small, size)
         macs = less.backbone_macs + less.deciding_macs
         with torch.no_grad():
             left = float(small.decide(images).gates.mean())
-        starters.add("compressed", left, macs, lambda: _call(small, images))
+        starters.add("compressed", left, macs, lambda: _eager(small, images))
     compiled = compile(model, images)
-    starters.add("runtime", share, needed, lambda: _call(compiled, images))
+    starters.add("runtime", share, needed, lambda: _skipping(compiled, images))
     _add_slim(starters, backbone, model.points, images, gates)
     return starters.field()
 
@@ -146,11 +152,26 @@ def _call(form: Callable[..., Any], *operands: Tensor) -> Callable[[], Any]:
     return run
 
 
+def _eager(network: nn.Module, images: Tensor) -> Callable[[], Any]:
+    """Return a network as PyTorch runs it, in the memory layout that is training's default."""
+    network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
+    return _call(network, _channels_last(images))
+
+
+def _skipping(
+    compiled: CompiledBackbone | CompiledGaterNet, *operands: Tensor
+) -> Callable[[], Any]:
+    """Return a compiled form; raise UserError, with the reason, for one that skips no filter."""
+    report = compiled.report
+    if reason := report.masked_because or report.slow_because:
+        raise UserError(f"no filter is skipped: {reason}")
+    return _call(compiled, *operands)
+
+
 def _add_dense(starters: Starters, backbone: nn.Module, images: Tensor) -> None:
     size = _size(images)
     macs = trace(backbone, size).total_macs
-    plain = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
-    starters.add("dense-eager", 1.0, macs, lambda: _call(plain, _channels_last(images)))
+    starters.add("dense-eager", 1.0, macs, lambda: _eager(backbone, images))
     starters.add("dense-compiled", 1.0, macs, lambda: _frozen(backbone, images))
     if images.device.type == "cpu":
         starters.add("dense-onnxruntime", 1.0, macs, lambda: _exported(backbone, images))

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import binom
 
 from gaternet.runtime.compiler import synchronise
 from gaternet.runtime.contestants import Contestant, Field
 
 SHORT = 0.05
 """Seconds: whatever takes less runs once untimed before it is timed, threads and caches its own."""
+
+FEWEST = 6
+"""Values whose lowest and highest enclose the median of all with 95 % confidence."""
 
 ROUNDS = 7
 """At least."""
@@ -79,8 +83,13 @@ def _row(one: Contestant, batch: int, taken: Sequence[float]) -> LatencyRow:
 def median_ranks(count: int) -> tuple[int, int]:
     """Return which of `count` sorted values, from 0, enclose the median with 95 % confidence.
 
-    The number of values below the median is binomial with p = 1/2; here by its normal form.
+    The number of values below the median is binomial with p = 1/2: it lies outside with twice the
+    chance that at most `low` are below it.
+
+    Raises ValueError for fewer than `FEWEST`, whose lowest and highest do so less often.
     """
-    half_width = 1.96 * count**0.5 / 2
-    low = max(0, int(np.floor(count / 2 - half_width)))
+    if count < FEWEST:
+        raise ValueError(f"{count} values enclose no median with 95 % confidence: {FEWEST} do")
+    below = np.arange(count // 2)
+    low = int(below[2 * binom.cdf(below, count, 0.5) <= 0.05][-1])
     return low, count - 1 - low

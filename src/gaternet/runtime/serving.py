@@ -56,7 +56,7 @@ def describe_serving(model: nn.Module) -> Serving:
     Raises ValueError where its input size is not known.
     """
     backbone = model.backbone if isinstance(model, GatedModel) else model
-    size = own_input_size(backbone)
+    size = model.input_size if isinstance(model, GatedModel) else own_input_size(backbone)
     timms: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
     if not {"mean", "std", "crop_pct", "interpolation"} <= timms.keys():
         return Serving(size)

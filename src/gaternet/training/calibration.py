@@ -24,13 +24,18 @@ MEASURED_BATCHES = 100
 AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
 
 
-def calibrate(trainer: Trainer, images: Images) -> None:
-    """Make the network that is evaluated of one whose training has ended.
+MISSED = 0.05
+"""Of a budget: what is off by more than this is told. One block of filters can be as much."""
+
+
+def calibrate(trainer: Trainer, images: Images) -> str | None:
+    """Make the network that is evaluated of one whose training has ended; return a warning, if any.
 
     BatchNorm's statistics of the gater come first, since the gates follow from them; then the
     gates' threshold, where there is a budget; and under these very gates the statistics of all
     else. In another order a filter that the threshold opens would meet statistics without it.
     """
+    warning = None
     network, gating = trainer.evaluated, trainer.recipe.gating
     assert isinstance(network, GatedModel)
     assert gating is not None
@@ -39,10 +44,11 @@ def calibrate(trainer: Trainer, images: Images) -> None:
         if gating.reestimate_batch_norm:
             _measure(trainer, images, gater, lambda batch, keys: gater(batch))
             trainer.plan.processes.take_from_first(gater.buffers())
-        _meet_budget(trainer, network, images)
+        warning = _meet_budget(trainer, network, images)
     if gating.reestimate_batch_norm:
         _measure_backbone(trainer, images, network)
         trainer.plan.processes.take_from_first(network.buffers())
+    return warning
 
 
 def _measure_backbone(trainer: Trainer, images: Images, network: GatedModel) -> None:
@@ -62,15 +68,15 @@ def _measure_backbone(trainer: Trainer, images: Images, network: GatedModel) -> 
 
 
 @torch.inference_mode()
-def _meet_budget(trainer: Trainer, model: GaterNet, images: Images) -> None:
-    """Move the gates' threshold to where the gates of evaluation meet the budget.
+def _meet_budget(trainer: Trainer, model: GaterNet, images: Images) -> str | None:
+    """Move the gates' threshold to where the gates of evaluation meet the budget, if they do.
 
     In training the gater's BatchNorms have a batch's statistics, and images are augmented: that is
     a little off. Gates that are decided on the way depend on each other; theirs stays.
     """
-    budget = trainer.budget
+    budget, processes = trainer.budget, trainer.plan.processes
     if budget is None:
-        return
+        return None
     model.eval()
     data = trainer.recipe.data
     logits = torch.cat(
@@ -79,8 +85,17 @@ def _meet_budget(trainer: Trainer, model: GaterNet, images: Images) -> None:
             for pixels, *_ in islice(trainer.batches(images, AS_THEY_ARE), MEASURED_BATCHES)
         ]
     )
-    threshold = threshold_for(budget.counter, logits, budget.final, trainer.plan.processes)
+    threshold = threshold_for(budget.counter, logits, budget.final, processes)
     trainer.set_threshold(threshold)
+    share = budget.counter.shares((logits >= threshold).double()).mean()
+    needed = float(processes.total(share)) / processes.count
+    if abs(needed - budget.final) <= MISSED * budget.final:
+        return None
+    return (
+        f"warning: the gates leave {100 * needed:.1f} % of the backbone's multiply-accumulates, "
+        f"not the {100 * budget.final:g} % of --gating.budget, and no threshold does: train for "
+        "longer, or with another --gating.opening-bias"
+    )
 
 
 def _measure(

@@ -5,8 +5,9 @@ import os
 import platform
 import shutil
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -14,6 +15,9 @@ from gaternet.data.batches import Loading
 from gaternet.errors import UsageError
 from gaternet.training.config import Compute
 from gaternet.training.processes import ALONE, Processes, local_device
+
+Precision = Literal["float32", "bfloat16"]
+_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,15 @@ class ComputePlan:
     workers: int
     processes: Processes = ALONE
     note: str = ""
+
+    @property
+    def precision(self) -> Precision:
+        """The name of `dtype`."""
+        return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+
+    def in_precision(self, precision: Precision | None) -> "ComputePlan":
+        """Return this plan with another number format; None: with its own."""
+        return replace(self, dtype=_DTYPES[precision]) if precision else self
 
     @property
     def autocast(self) -> torch.autocast:

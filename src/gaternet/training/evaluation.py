@@ -28,7 +28,10 @@ NEAR_THRESHOLD = 1.0
 
 @dataclass(frozen=True)
 class GateUse:
-    """How many gates never close, never open, or depend on the input, over a set of images."""
+    """How many gates never close, never open, or depend on the input, over a set of images.
+
+    A soft gate counts as open where it is above 0, as in `analysis`.
+    """
 
     total: int
     always_on: int
@@ -66,9 +69,10 @@ class _GateCounter:
         self.threshold = model.binarizer.threshold
 
     def add(self, decision: Decision) -> None:
-        self.opened += decision.gates.sum(dim=0, dtype=torch.float64)
         # A soft gate that is not quite closed needs its filter as a whole.
-        self.needed += self.macs((decision.gates > 0).double()).sum()
+        opened = (decision.gates > 0).double()
+        self.opened += opened.sum(dim=0)
+        self.needed += self.macs(opened).sum()
         self.near += ((decision.logits - self.threshold).abs() < NEAR_THRESHOLD).sum()
 
     def use(self, images: int, processes: Processes) -> GateUse:

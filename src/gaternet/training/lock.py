@@ -31,6 +31,10 @@ _WAIT_SECONDS = 1.0
 """How long a process that has just taken the lock may need to say who it is."""
 
 
+class InUseError(UserError):
+    """Another process writes to a run."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """The process that writes to a run."""
@@ -64,7 +68,7 @@ def locked(run: Path, say: Callable[[str], object]) -> Iterator[None]:
 
     say: takes a line where the process that held it before ended without a word
 
-    Raises UserError, naming the other process, where another one holds it.
+    Raises InUseError, naming the other process, where another one holds it.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,7 @@ def locked(run: Path, say: Callable[[str], object]) -> Iterator[None]:
 
 
 def check_free(run: Path) -> None:
-    """Raise UserError, naming it, where another process writes to a run; change nothing."""
+    """Raise InUseError, naming it, where another process writes to a run; change nothing."""
     try:
         descriptor = os.open(run / LOCK, os.O_RDWR)
     except OSError:
@@ -115,7 +119,7 @@ def _acquire(run: Path, say: Callable[[str], object]) -> int:
 
 
 def _refuse_if_held(run: Path, descriptor: int) -> None:
-    """Take the lock; raise UserError where another process has it."""
+    """Take the lock; raise InUseError where another process has it."""
     taken = _lock(descriptor)
     holder = _read(descriptor)
     if taken is False:
@@ -123,7 +127,7 @@ def _refuse_if_held(run: Path, descriptor: int) -> None:
     elif taken is True or holder is None or not holder.lives:
         return
     hint = "" if taken is False else f"; if that one has ended, remove {run / LOCK}"
-    raise UserError(f"{run} is in use by {holder or 'another process'}{hint}")
+    raise InUseError(f"{run} is in use by {holder or 'another process'}{hint}")
 
 
 def _lock(descriptor: int) -> bool | None:

@@ -57,6 +57,8 @@ def fit(
     the last good checkpoint stays. Raises Interrupted, when everything is saved, where the process
     was told to end.
     """
+    if trainer.epoch == trainer.recipe.epochs:
+        return  # only to be measured: hours of `reproduce` that are over do not matter any more
     watch = watch or Watch()
     board = Board(run) if run.writes else None
     with watch.interruption.deferred():
@@ -100,9 +102,10 @@ def _close_epoch(
     """Return an epoch's metrics; behind the last one, make the network that is evaluated."""
     recipe = trainer.recipe
     last = trainer.epoch == recipe.epochs
-    if last and recipe.gating:
-        calibrate(trainer, images)
+    warning = calibrate(trainer, images) if last and recipe.gating else None
     metrics: dict[str, Any] = {"epoch": trainer.epoch} | numbers
+    if warning:
+        metrics[WARNING] = warning
     metrics["lr"] = trainer.optimizer.param_groups[0]["lr"]
     metrics["probe"] = shown = probe_metrics(trainer, probe)
     if trainer.skipped:

@@ -16,6 +16,7 @@ from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.data.streams import HubStream
 from gaternet.errors import UserError
+from gaternet.training.budget import make_budget
 from gaternet.training.compute import ComputePlan, choose_device, plan
 from gaternet.training.config import Recipe, Resumption, Sources
 from gaternet.training.interruption import Interruption, Watch
@@ -69,6 +70,7 @@ class _Prepared:
     start: Start
     compute: ComputePlan
     images: Images
+    probe: Probe
     test: Images
 
 
@@ -94,8 +96,16 @@ def train(
     for part, given in start.given.items():
         load_part(model, part, given.path)
     images, test = _load_splits(recipe, sources, processes)
-    config = RunConfig(recipe, images.name, images.fingerprint, images.classes, start.origins())
-    prepared = _Prepared(recipe, model, start, compute, images, test)
+    # Before networks are trained for it: what cannot be had ends here.
+    kept, probe = split_probe(recipe, images)
+    make_budget(model, recipe)
+    if resume and recipe.compute.precision == "auto":
+        compute = compute.in_precision(open_run(out).config.precision)
+    config = RunConfig(
+        *(recipe, images.name, images.fingerprint, images.classes, start.origins()),
+        precision=compute.precision,
+    )
+    prepared = _Prepared(recipe, model, start, compute, kept, probe, test)
     with _held(out, options):
         run = _open(out, config, options, resume=resume)
         begun = dict(start.given)
@@ -123,7 +133,7 @@ def _train_into(
 ) -> None:
     """Train a prepared phase, whose parts have their first weights, and measure it."""
     recipe, processes = prepared.recipe, options.processes
-    images, probe = split_probe(recipe, prepared.images)
+    images, probe = prepared.images, prepared.probe
     trainer = Trainer(prepared.model, recipe, prepared.compute)
     console = options.console if processes.first else silent_console()
     for note in describe_mismatches(prepared.model, recipe, prepared.start):

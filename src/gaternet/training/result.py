@@ -39,7 +39,7 @@ def measure(
         "pretrain_epochs": dict(pretrain_epochs) or None,
         "seed": recipe.seed,
         "computed_with": {
-            "precision": str(trainer.plan.dtype).removeprefix("torch."),
+            "precision": trainer.plan.precision,
             "compile": trainer.plan.compile,
             "channels_last": trainer.plan.memory_format == torch.channels_last,
         },

@@ -24,6 +24,7 @@ from gaternet.disk import append_line, clear_leftovers, leftovers, remove_direct
 from gaternet.errors import UserError
 from gaternet.given_files import describe_pickle_file, reaching, read_json, validate
 from gaternet.trained import located, suggestion
+from gaternet.training.compute import Precision
 from gaternet.training.config import Recipe, recipe_from_dict, recipe_to_dict
 from gaternet.training.lock import LOCK
 
@@ -49,6 +50,8 @@ class RunConfig:
     versions: Mapping[str, str] = field(default_factory=versions)
     changes: tuple[Mapping[str, Any], ...] = ()
     """What was changed when the run was gone on with, because the user allowed it."""
+    precision: Precision | None = None
+    """What `auto` came to when the run was begun; None: it is not known."""
 
 
 class Run:
@@ -212,6 +215,7 @@ def _write_config(path: Path, config: RunConfig) -> None:
         "recipe": recipe_to_dict(config.recipe),
         "weights": dict(config.weights),
         "changes": list(config.changes),
+        **({"precision": config.precision} if config.precision else {}),
     }
     write_file(path / "config.json", json.dumps(values, indent=2) + "\n")
 
@@ -243,6 +247,7 @@ def open_run(path: Path, *, writes: bool = True) -> Run:
             # A run of an earlier version does not say which torch computed it.
             {name: validate(str, values[name]) for name in versions() if name in values},
             validate(tuple[Mapping[str, Any], ...], values.get("changes", ())),
+            validate(Precision | None, values.get("precision")),  # type: ignore[arg-type]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}); this run cannot be used") from None

@@ -78,7 +78,7 @@ class Trainer:
         return self.average.module if self.average else self.model
 
     def steps_per_epoch(self, images: Images) -> int:
-        """The ragged last batch is dropped; its images come earlier in the next epoch's order."""
+        """The ragged last batch is dropped; each epoch's order leaves out other images."""
         return len(images) // self.recipe.schedule.batch_size
 
     def train_epoch(
@@ -179,10 +179,10 @@ class Trainer:
     def step(self, pixels: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step; return its loss, wrong predictions and share of gates open · N."""
         sums = []
-        parts = [x.chunk(self.recipe.schedule.accumulate) for x in (pixels, labels, keys)]
-        for number, part in enumerate(zip(*parts, strict=True), start=1):
+        parts = self._parts(pixels, labels, keys)
+        for number, part in enumerate(parts, start=1):
             share = len(part[1]) / len(labels)
-            with self._without_averaging() if number < len(parts[0]) else nullcontext():
+            with self._without_averaging() if number < len(parts) else nullcontext():
                 loss, wrong, opened = self.objective(*part)
                 backward(loss, share)
             sums.append(torch.stack((loss.detach() * share, wrong, opened)))
@@ -192,6 +192,14 @@ class Trainer:
             self.average.update_parameters(self.model)
         loss, wrong, opened = torch.stack(sums).sum(dim=0)
         return loss, wrong, opened
+
+    def _parts(self, *batch: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return what of a batch is in the network at once: two images at least, for BatchNorm.
+
+        Where bad images are left out a batch can be too small for all of its parts.
+        """
+        count = min(self.recipe.schedule.accumulate, len(batch[0]) // 2)
+        return list(zip(*(x.tensor_split(count) for x in batch), strict=True))
 
     def stop_if_diverged(self, images: Images) -> None:
         """Raise UserError where one of the epoch's steps was held back, naming where it went wrong.
@@ -205,7 +213,7 @@ class Trainer:
         bad = self.steps - held
         self.set_stage((self.epoch + bad / self.steps_per_epoch(images)) / self.recipe.epochs)
         batch = next(self.batches(images, first=bad))
-        parts = zip(*(x.chunk(self.recipe.schedule.accumulate) for x in batch), strict=True)
+        parts = self._parts(*batch)
         eager = replace(self.plan, compile=False)
         objective = make_objective(self.model, self.recipe, eager, self.budget)
         origin = find_origin(self.model, lambda: (objective(*part)[0] for part in parts))
