@@ -7,10 +7,10 @@ have the gates that are open for most training images: what it is worth that eac
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import tyro
@@ -22,6 +22,7 @@ from gaternet.commands import split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UserError
 from gaternet.model import GatedModel, GaterNet
+from gaternet.reproduction.results import CurvePoint, Mask, Point
 from gaternet.right_images import Judged, pack
 from gaternet.runtime.contestants import Contestant, Field, dense_forms
 from gaternet.runtime.latency import measure
@@ -33,34 +34,6 @@ from report import mistakes_told, publish
 
 OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Of thresholds from a run's own, which is the one that it was trained for; below 0 more opens."""
-
-Mask = Literal["trained", "majority"]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One network at one threshold: error on test images, and what an image costs.
-
-    goes_on: whether it was trained further, with gates or without
-    budget: what its gates were trained for, as a share of the plain backbone
-    threshold, offset: of gates that are chosen by image; None where there are none
-    mask: of gates that are the same for all images, whether they were trained so, or are those that
-        are open for most training images
-    judged: which test images it classifies rightly
-    macs: multiply-accumulates that an image needs, mean, the gater's included
-    """
-
-    run: str
-    backbone: str
-    epochs: int
-    goes_on: bool
-    budget: float | None
-    mask: Mask | None
-    threshold: float | None
-    offset: float | None
-    error_percent: float
-    judged: Judged
-    macs: float
 
 
 def main(
@@ -91,10 +64,9 @@ def main(
     for name, point in points.items():
         own = [row for row in times if row.variant.split()[0] == name]
         fastest = min(own, key=lambda row: row.median_ms)
+        form, median, interval = fastest.variant.split()[1], fastest.median_ms, fastest.interval_ms
         rows.append(
-            asdict(point)
-            | {"form": fastest.variant.split()[1], "median_ms": fastest.median_ms}
-            | {"interval_ms": fastest.interval_ms}
+            asdict(CurvePoint(**vars(point), form=form, median_ms=median, interval_ms=interval))
         )
     publish({"batch": batch, "rows": rows}, torch.device("cpu"), out)
 

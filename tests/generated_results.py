@@ -66,6 +66,7 @@ CURVE: dict[str, Any] = {
             "epochs": epochs,
             "goes_on": run == "gated",
             "budget": budget,
+            "mask": None,
             "threshold": threshold,
             "offset": threshold,
             "error_percent": error,

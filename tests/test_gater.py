@@ -126,7 +126,7 @@ def test_glance_sees_a_smaller_copy() -> None:
 
 def test_features_that_are_given_are_checked() -> None:
     gater = Gater(CifarResNet(8, classes=0), bottleneck=8, features=50)
-    with pytest.raises(ValueError, match=r"gives 64 features, not features=50"):
+    with pytest.raises(ValueError, match=r"gives \(2, 64\) for two images, not features=50"):
         gater.connect(5, (3, 32, 32))
     Gater(CifarResNet(8, classes=10), bottleneck=8, features=10).connect(5, (3, 32, 32))
 

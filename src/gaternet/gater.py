@@ -58,7 +58,10 @@ class Gater(nn.Module):
             if built != gates:
                 raise ValueError(f"this gater was connected to {built} gates, not to {gates}")
             return
-        self.features = self._measure_features(image_size)
+        if self.features is None:
+            self.features = self._measure_features(image_size)
+        else:
+            self._check_features(self.features, image_size)
         self.head = gate_head(
             self.features,
             self.bottleneck,
@@ -84,6 +87,17 @@ class Gater(nn.Module):
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         return F.interpolate(wide, size, mode="bilinear", antialias=True).to(images.dtype)
 
+    def _check_features(self, features: int, image_size: tuple[int, int, int]) -> None:
+        try:
+            shape = _output_shape(self.extractor, self.glance, image_size)
+        except Exception:  # whatever an extractor raises that needs real values
+            return  # that is what `features` is for
+        if shape[1:] != (features,):
+            raise ValueError(
+                f"the extractor {type(self.extractor).__name__} gives {shape} for two images, not "
+                f"features={features} each"
+            )
+
     def _measure_features(self, image_size: tuple[int, int, int]) -> int:
         """Return h, from a run on fake tensors that leaves the extractor as it was."""
         shape = _output_shape(self.extractor, self.glance, image_size)
@@ -92,13 +106,6 @@ class Gater(nn.Module):
                 f"the extractor {type(self.extractor).__name__} gives {shape} for two images; "
                 "a gater needs features (N, h): pool them"
             )
-        if self.features is not None:
-            if shape[1] != self.features:
-                raise ValueError(
-                    f"the extractor {type(self.extractor).__name__} gives {shape[1]} features, not "
-                    f"features={self.features}"
-                )
-            return shape[1]
         # timm's head_hidden_size is what leaves the pooling, num_features what enters it.
         declared = getattr(self.extractor, "head_hidden_size", None) or getattr(
             self.extractor, "num_features", shape[1]

@@ -76,7 +76,7 @@ class GatedModel(nn.Module, ABC):
         if not isinstance(binarizer, Binarizer | None):
             raise TypeError(
                 f"binarizer is {binarizer!r}: give an object, such as "
-                "gaternet.rivals.make_binarizer('semhash')"
+                "gaternet.make_binarizer('semhash')"
             )
         self.points = points
         self.gate_count = sum(point.gates for point in points)
@@ -150,10 +150,8 @@ class GatedModel(nn.Module, ABC):
 
     def _alone(self) -> AbstractContextManager[Any]:
         """Keep other threads from the gates of the present forward; may be nested."""
-        if (
-            torch.compiler.is_compiling()
-        ):  # gates flow through the graph then, and through no holder
-            return nullcontext()
+        if torch.compiler.is_compiling():
+            return nullcontext()  # gates flow through the graph then, and through no holder
         if getattr(self, "_is_replica", False):
             raise RuntimeError(
                 "nn.DataParallel's replicas would share the gates of one forward: use "

@@ -20,6 +20,8 @@ from gaternet.given_files import read_json, validate
 from gaternet.measured_runs import MeasuredRun, read_runs
 from gaternet.right_images import Judged
 
+Mask = Literal["trained", "majority"]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -84,35 +86,40 @@ class Trials:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class Point:
     """A network at a threshold: error on test images, and what one costs.
 
     epochs: of the backbone, those before the gates included
     goes_on: whether it was trained further, with gates or without
-    threshold: of gates that are chosen by image, and its offset from that which they were trained
-        for; None where there are none
+    budget: what the gates were trained for, as a share of the plain backbone
     mask: where all images have the same gates, whether these were trained so, or are those that a
         network's own open for most training images
-    budget: what the gates were trained for, as a share of the plain backbone
+    threshold: of gates that are chosen by image, and its offset from that which they were trained
+        for; None where there are none
     judged: which test images it classifies rightly
     macs: multiply-accumulates that an image needs, mean, the gater's included
-    median_ms, interval_ms: of a batch, in the form that was fastest
     """
 
     run: str
     backbone: str
     epochs: int
     goes_on: bool
+    budget: float | None
+    mask: Mask | None
     threshold: float | None
     offset: float | None
     error_percent: float
     judged: Judged
     macs: float
+
+
+@dataclass(frozen=True)
+class CurvePoint(Point):
+    """A network at a threshold, and the time of a batch in the form that was fastest."""
+
     form: str
     median_ms: float
     interval_ms: tuple[float, float]
-    budget: float | None = None
-    mask: Literal["trained", "majority"] | None = None
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # of other versions some say other things
 
