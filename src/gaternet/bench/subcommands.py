@@ -25,7 +25,7 @@ def macs(
 
     Args:
         split: Images to count on.
-        images: How many of them, the first ones; none: all.
+        images: How many of them, from all over the split; none: all.
     """
     from gaternet.bench import presentation
     from gaternet.bench.macs import count_run
