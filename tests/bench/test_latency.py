@@ -21,6 +21,8 @@ from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
 from gaternet.local import LocalGaterNet
 from gaternet.runtime import contestants
+from gaternet.runtime.compiled import CompiledBackbone, Report
+from gaternet.runtime.compiler import masked_backbone
 from gaternet.runtime.contestants import Contestant, Field, slimmed, under_mask
 from gaternet.runtime.latency import ROUNDS, measure, median_ranks
 from gaternet.training.run import open_run
@@ -109,6 +111,21 @@ def test_under_a_mask_whole_layers_may_be_closed() -> None:
     counter = MacCounter(follow(gaternet.trace(backbone), points))
     macs = gaternet.trace(small, (3, 32, 32)).total_macs
     assert macs == counter(mask[None]).sum()
+
+
+def test_a_runtime_that_skips_no_filter_is_not_timed_as_one_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = create(BackboneConfig("resnet8", 10)).eval()
+    points = gaternet.find_gate_points(gaternet.trace(backbone), "both", 8)
+    gates = random_gates(points, 0.5, 1, torch.Generator().manual_seed(0))
+    plain = CompiledBackbone(masked_backbone(backbone, points), Report(slow_because="no compiler"))
+    monkeypatch.setattr(contestants, "compile_backbone", lambda *_: plain)
+    for name in ("_add_dense", "_add_slim"):
+        monkeypatch.setattr(contestants, name, lambda *_: None)
+    field = contestants.given_gates(backbone, points, torch.randn(1, 3, 32, 32), gates)
+    assert field.missing == {"runtime": "no filter is skipped: no compiler"}
+    assert [one.variant for one in field.contestants] == ["masked"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from math import inf
 from pathlib import Path
 
@@ -13,7 +14,11 @@ import pytest
 
 from gaternet.errors import Interrupted
 from gaternet.training.interruption import ECHO_SECONDS, Interruption, Watch
+from gaternet.training.loop import Probe, fit
 from gaternet.training.processes import Processes
+from gaternet.training.starting import build_model
+from gaternet.training.trainer import Trainer
+from small_runs import PLAIN, Silent, cpu_plan, few_digits, new_run, with_batches
 
 HERE = Path(__file__).parent
 WORDS = ["train", "digits/resnet8-gated", "--epochs", "2", "--schedule.batch-size", "400"]
@@ -201,3 +206,18 @@ def test_several_processes_agree_now_and_then() -> None:
     looks = [watch.look() for _ in range(4)]
     assert len(asked) == 2  # behind the first step, and three steps later
     assert looks == [(False, 0)] * 3 + [(False, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_run_that_only_lacks_its_measurement_gets_it(left: int, tmp_path: Path) -> None:
+    """However soon the hours of `reproduce` are over, the next call goes on."""
+    recipe = with_batches(PLAIN, 12)
+    images = few_digits(24)
+    trainer = Trainer(build_model(recipe), recipe, cpu_plan(recipe))
+    trainer.epoch = recipe.epochs - left
+    interruption = Interruption()
+    interruption.received = signal.SIGTERM
+    probe, run = Probe(images, "training sample"), new_run(tmp_path / "run", recipe, images)
+    with pytest.raises(Interrupted) if left else nullcontext():
+        fit(trainer, images, probe, run, Silent(), Watch(interruption))
+    assert trainer.steps == left
