@@ -347,14 +347,25 @@ def test_a_network_that_its_name_does_not_build_is_not_saved(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_matters_in_training_alone_does_not_keep_a_network_from_being_saved(
+def test_what_does_not_matter_in_evaluation_does_not_keep_a_network_from_being_saved(
     tmp_path: Path,
 ) -> None:
     options: dict[str, Any] = {"drop_rate": 0.1, "drop_path_rate": 0.1}
     model = timm.create_model("resnet10t", num_classes=5, **options).eval()
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
     gaternet.save(model, tmp_path / "model")
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(gaternet.load(tmp_path / "model")(images), model(images))
+
+
+def test_synchronised_batch_norm_is_saved(tmp_path: Path) -> None:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(plain())
+    gaternet.save(model, tmp_path / "model")
+    assert torch.equal(gaternet.load(tmp_path / "model")(IMAGES), plain()(IMAGES))
 
 
 def test_size_that_a_network_was_traced_with_is_kept(tmp_path: Path) -> None:

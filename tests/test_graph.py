@@ -5,6 +5,7 @@ import re
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -275,6 +276,7 @@ def test_where_the_input_size_comes_from() -> None:
         backbone: Any = timm.create_model("resnet18")
     assert trace(backbone).input_size == (3, 224, 224)
     assert trace(backbone, (3, 64, 96)).input_size == (3, 64, 96)
+    assert trace(backbone, tuple(np.array([3, 64, 96]))).input_size == (3, 64, 96)
     backbone.input_size = (3, 32, 32)
     assert trace(backbone).input_size == (3, 32, 32)
     with pytest.raises(ValueError, match=r"input size of Sequential .* input_size="):

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,10 @@ def own_input_size(backbone: nn.Module) -> tuple[int, int, int]:
 def checked_input_size(size: Any, what: str = "input_size") -> tuple[int, int, int]:
     """Return (C, H, W); raise ValueError, which begins with `what`, for anything else."""
     lengths = tuple(size) if isinstance(size, Iterable) else (size,)
-    if len(lengths) != 3 or any(not isinstance(n, int) or n < 1 for n in lengths):
+    if len(lengths) != 3 or any(not isinstance(n, Integral) or n < 1 for n in lengths):
         raise ValueError(f"{what} is {size!r}: give input_size=(channels, height, width)")
-    return lengths
+    channels, height, width = map(int, lengths)
+    return channels, height, width
 
 
 def _check_unwrapped(backbone: nn.Module) -> None:

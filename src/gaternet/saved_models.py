@@ -3,6 +3,7 @@
 What a checkpoint says of itself is taken for a claim: a model is built where its weights are there.
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -100,7 +101,13 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def _layers(model: nn.Module) -> dict[str, str]:
     """Return what shapes do not tell: strides of convs, activations, pools, types of blocks."""
     return {
-        name: type(module).__name__ if any(module.children()) else repr(module)
+        name: type(module).__name__ if any(module.children()) else _in_evaluation(module)
         for name, module in model.named_modules()
         if not isinstance(module, _TRAINING_ONLY)
     }
+
+
+def _in_evaluation(layer: nn.Module) -> str:
+    """Return what a layer is, but for how it trains and where it writes its output."""
+    text = re.sub(r"(, )?(inplace=(True|False)|momentum=[^,)]+)", "", repr(layer))
+    return text.replace("SyncBatchNorm", "BatchNorm2d")

@@ -1,6 +1,5 @@
 """What compiling gives: a backbone that skips closed filters or runs masked, a model around it."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -89,19 +88,11 @@ class MaskedBackbone(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.holder = holder
-        self.lock = threading.Lock()
 
     def forward(self, images: Tensor, gates: Tensor) -> Any:
-        with self.lock:
+        with self.holder.lock:
             self.holder.arm(gates)
             return self.backbone(images)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.lock = threading.Lock()
 
 
 class CompiledGaterNet(nn.Module):

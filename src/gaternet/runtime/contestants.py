@@ -100,13 +100,8 @@ def given_gates(
     share, macs = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
     starters = Starters()
     _add_dense(starters, backbone, images)
-    masked = masked_backbone(backbone, points).to(memory_format=torch.channels_last)
-    starters.add(
-        "masked",
-        share,
-        counter.backbone_macs,
-        lambda: _call(masked, _channels_last(images), gates),
-    )
+    masked = masked_backbone(backbone, points)
+    starters.add("masked", share, counter.backbone_macs, lambda: _eager(masked, images, gates))
     compiled = compile_backbone(backbone, points, images, gates)
     starters.add("runtime", share, macs, lambda: _skipping(compiled, images, gates))
     _add_slim(starters, backbone, points, images, gates)
@@ -152,10 +147,10 @@ def _call(form: Callable[..., Any], *operands: Tensor) -> Callable[[], Any]:
     return run
 
 
-def _eager(network: nn.Module, images: Tensor) -> Callable[[], Any]:
+def _eager(network: nn.Module, images: Tensor, *more: Tensor) -> Callable[[], Any]:
     """Return a network as PyTorch runs it, in the memory layout that is training's default."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
-    return _call(network, _channels_last(images))
+    return _call(network, _channels_last(images), *more)
 
 
 def _skipping(
