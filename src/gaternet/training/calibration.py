@@ -25,7 +25,7 @@ AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
 
 
 MISSED = 0.05
-"""Of a budget: what is off by more than this is told. One block of filters can be as much."""
+"""Of a budget: what is off by more than this is told."""
 
 
 def calibrate(trainer: Trainer, images: Images) -> str | None:
