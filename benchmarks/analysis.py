@@ -37,7 +37,7 @@ from gaternet.analysis import (
 from gaternet.analysis.record import GateRecord
 from gaternet.analysis.split_record import Extremes, SplitRecord
 from gaternet.training.compute import choose_device
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 KILOBYTES = 1024 if sys.platform == "linux" else 1
 """Bytes in the unit that the system gives peak memory in."""
@@ -144,5 +144,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main(tyro.cli(Settings))

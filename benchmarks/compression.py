@@ -16,7 +16,7 @@ from gaternet.compression.command import CompressionRequest, compress_run
 from gaternet.errors import UserError
 from gaternet.training.compute import choose_device
 from gaternet.training.run import open_run
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 TOLD = ("recipe", "epochs", "pretrain_epochs", "seed", "test_error_percent")
 
@@ -41,15 +41,15 @@ def main(
     if trained.result is None:
         raise UserError(f"{run} has not ended: go on with its --resume first")
     gating = trained.config.recipe.gating
-    told = {name: trained.result[name] for name in TOLD}
-    told |= {"sparsity": gating.sparsity if gating else None}
-    told |= {"batch_size": trained.config.recipe.schedule.batch_size}
+    about = {name: trained.result[name] for name in TOLD}
+    about |= {"sparsity": gating.sparsity if gating else None}
+    about |= {"batch_size": trained.config.recipe.schedule.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         request = CompressionRequest(Path(folder) / "small", data, images=images, device=device)
         report = compress_run(run, request)
-    publish({"run": told, **asdict(report)}, choose_device(device), out)
+    publish({"run": about, **asdict(report)}, choose_device(device), out)
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         tyro.cli(main)

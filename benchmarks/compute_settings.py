@@ -21,7 +21,7 @@ from gaternet.training.config import Compute
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
 from random_images import random_images
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main(tyro.cli(Settings))

@@ -33,7 +33,7 @@ from gaternet.training.config import Recipe
 from gaternet.training.phases import build_model
 from gaternet.training.trainer import Trainer
 from random_images import random_images
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 CPU = torch.device("cpu")
 CROPS = Augmentation(crop_padding=0, smallest_area=0.08)
@@ -137,5 +137,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main(tyro.cli(Settings))

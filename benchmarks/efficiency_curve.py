@@ -30,7 +30,7 @@ from gaternet.training.compute import plan
 from gaternet.training.config import BLIND
 from gaternet.training.evaluation import judge
 from gaternet.training.run import Run, open_run
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Of thresholds from a run's own, which is the one that it was trained for; below 0 more opens."""
@@ -180,5 +180,5 @@ def _some(run: Run, data: str, split: str, count: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         tyro.cli(main)

@@ -22,7 +22,7 @@ from gaternet.analysis.saved import GATES
 from gaternet.errors import UserError
 from gaternet.training.compute import choose_device
 from gaternet.training.run import open_run
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main(tyro.cli(Arguments, description=__doc__))

@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 from gaternet.training.compute import choose_device
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 SETTINGS: tuple[tuple[str, float, tuple[int, ...]], ...] = (
     ("inner", 0.5, (1, 16)),
@@ -60,5 +60,5 @@ def main(
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         tyro.cli(main)

@@ -34,7 +34,7 @@ from gaternet.training.phases import Options, train_or_continue
 from gaternet.training.progress import plain_console
 from gaternet.training.run import Run, open_run
 from gaternet.training.starting import pretraining
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 AS_IT_IS, CONTROL = "as-it-is", "control"
 
@@ -83,9 +83,9 @@ def main(given: Arguments) -> None:
         {**_row(name, run), **compared(mine, right[0]), **_all_open(others)}
         for (name, run), mine, others in zip(runs.items(), right, plain, strict=True)
     ]
-    told = {name: getattr(given, name) for name in ("recipe", "epochs", "validation")}
+    about = {name: getattr(given, name) for name in ("recipe", "epochs", "validation")}
     out = given.out or Path("results") / f"trials_{given.recipe.replace('/', '-')}.json"
-    publish({"data": recipe.data.name, **told, "rows": rows}, device, out)
+    publish({"data": recipe.data.name, **about, "rows": rows}, device, out)
 
 
 def compared(right: Tensor, others: Tensor) -> dict[str, Any]:
@@ -167,5 +167,5 @@ def _row(name: str, run: Run) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main(tyro.cli(Arguments, description=__doc__))

@@ -21,7 +21,7 @@ from gaternet.reproduction.gate_swaps import swap_table
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import CurvePoint, Results, read_results
 from gaternet.reproduction.targets import table1
-from report import mistakes_told
+from report import mistakes_reported
 
 RESULTS = "results"
 FIGURES = "docs/figures"
@@ -146,5 +146,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main()

@@ -39,7 +39,7 @@ def publish(figures: Mapping[str, Any], device: torch.device, out: Path | None) 
 
 
 @contextmanager
-def mistakes_told() -> Iterator[None]:
+def mistakes_reported() -> Iterator[None]:
     """End the program with one line, in place of a traceback, where what was given is wrong."""
     try:
         yield

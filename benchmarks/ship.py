@@ -26,7 +26,7 @@ from gaternet.errors import UsageError, UserError
 from gaternet.given_files import read_json, validate
 from gaternet.model import GatedModel
 from gaternet.training.run import Run, create_run, open_run
-from report import mistakes_told
+from report import mistakes_reported
 
 MAX_BYTES = 3_000_000
 """Of all files of a network together: the package shall stay small."""
@@ -79,22 +79,22 @@ def read_card(run: Run, file: Path) -> dict[str, Any]:
     measured = run.result
     if measured is None:
         raise UserError(f"{run.path} has not ended: go on with its --resume first")
-    told = validate(dict[str, Any], read_json(file))
+    card = validate(dict[str, Any], read_json(file))
     for name in TOLD:
-        if told.get(name) is None:
+        if card.get(name) is None:
             raise UserError(f"{file} says nothing of {name!r}: give the run's result.json")
     for name in SAME:
-        if told[name] != measured.get(name):
+        if card[name] != measured.get(name):
             raise UserError(
-                f"{file} is of another run than {run.path}: {name} is {told[name]!r} there, "
+                f"{file} is of another run than {run.path}: {name} is {card[name]!r} there, "
                 f"{measured.get(name)!r} in the run's own result.json"
             )
-    if _ABSOLUTE_PATH.search(str(told["command"])):
+    if _ABSOLUTE_PATH.search(str(card["command"])):
         raise UserError(
             f"{file}: the command names a directory of this machine, which says nothing to anybody "
-            f"else: shorten its paths ({told['command']})"
+            f"else: shorten its paths ({card['command']})"
         )
-    return told
+    return card
 
 
 def known_image(data: DataConfig) -> Tensor:
@@ -124,5 +124,5 @@ def _write(run: Run, model: nn.Module, card: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         tyro.cli(main)

@@ -13,7 +13,7 @@ from gaternet import recipes
 from gaternet.bench.presentation import pace_figures
 from gaternet.bench.training_pace import PaceRequest, measure_pace
 from gaternet.training.compute import choose_device
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 
 def main(
@@ -34,5 +34,5 @@ def main(
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         tyro.cli(main)

@@ -29,7 +29,7 @@ from gaternet.training.compute import plan
 from gaternet.training.phases import build_model
 from gaternet.training.processes import ALONE, Processes, joined
 from gaternet.training.trainer import Trainer
-from report import mistakes_told, publish
+from report import mistakes_reported, publish
 
 _TORCHRUN = "torchrun --standalone --nproc-per-node 2"
 
@@ -126,5 +126,5 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    with mistakes_told():
+    with mistakes_reported():
         main(tyro.cli(Settings))

@@ -45,11 +45,11 @@ class Pictures(Dataset[Any]):
 
 def augmentation(recipe: Recipe) -> transforms.Compose:
     """Return the recipe's augmentation out of torchvision's transforms."""
-    data, told = recipe.data, recipe.augmentation
+    data, settings = recipe.data, recipe.augmentation
     steps: list[Any] = []
-    if told.crop_padding:
-        steps.append(transforms.RandomCrop(data.image_size, padding=told.crop_padding))
-    if told.mirror:
+    if settings.crop_padding:
+        steps.append(transforms.RandomCrop(data.image_size, padding=settings.crop_padding))
+    if settings.mirror:
         steps.append(transforms.RandomHorizontalFlip())
     steps += [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
     return transforms.Compose(steps)
@@ -120,7 +120,9 @@ def main(recipe: str, /, data: str, steps: int = 50, warmup: int = 5, device: st
 
 
 if __name__ == "__main__":
-    from report import mistakes_told  # not above: `gaternet bench train` loads this file by itself
+    from report import (
+        mistakes_reported,
+    )  # not above: `gaternet bench train` loads this file by itself
 
-    with mistakes_told():
+    with mistakes_reported():
         tyro.cli(main)

@@ -25,9 +25,9 @@ def unless_refused(call: Callable[[], T], begins: str) -> T | None:
     try:
         return call()
     except UserError as error:
-        told = str(error)
-    assert told.startswith(begins)
-    assert "\n" not in told
+        message = str(error)
+    assert message.startswith(begins)
+    assert "\n" not in message
     return None
 
 

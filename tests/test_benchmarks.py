@@ -58,12 +58,12 @@ def test_published_command_is_the_one_that_was_typed(
     assert command == words
 
 
-def test_mistake_is_told_in_a_line(
+def test_mistake_is_reported_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = importlib.import_module("report")
     monkeypatch.setattr(sys, "argv", ["benchmarks/x.py"])
-    with pytest.raises(SystemExit) as ended, report.mistakes_told():
+    with pytest.raises(SystemExit) as ended, report.mistakes_reported():
         raise UsageError("--data \x1b[31m is no folder")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "x.py: --data \\x1b[31m is no folder\n"
@@ -90,7 +90,7 @@ def test_settings_are_timed_on_images_of_the_recipe_s_size(
     assert len(json.loads(capsys.readouterr().out)["median_ms"]) == 8
 
 
-def test_what_cannot_be_decoded_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
     module = importlib.import_module("decoding")
     with pytest.raises(UserError, match="nowhere"):
         module.main(module.Settings(tmp_path / "nowhere", device="cpu"))
@@ -119,7 +119,7 @@ def test_every_benchmark_tells_mistakes_so(name: str) -> None:
     program = ast.parse((BENCHMARKS / name).read_text()).body[-1]
     assert isinstance(program, ast.If)
     (within,) = (each for each in program.body if not isinstance(each, ast.ImportFrom))
-    assert ast.unparse(within).startswith("with mistakes_told():")
+    assert ast.unparse(within).startswith("with mistakes_reported():")
 
 
 def test_one_process_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,9 +133,9 @@ def test_evaluate_says_what_training_said(terminal: Terminal, gated_run: Path) -
         "test",
         "hard",
     )
-    told = terminal.succeed("evaluate", gated_run)
-    assert f"{evaluation['error_percent']:.2f} %" in told
-    assert "input-dependent" in told
+    output = terminal.succeed("evaluate", gated_run)
+    assert f"{evaluation['error_percent']:.2f} %" in output
+    assert "input-dependent" in output
 
 
 def test_evaluate_forms_splits_and_thresholds(terminal: Terminal, gated_run: Path) -> None:
@@ -168,8 +168,8 @@ def test_predict(terminal: Terminal, gated_run: Path, plain_run: Path, digit: Pa
         logits, gates = load(gated_run)((test.images[:1] / 255 - 0.3056) / 0.3756)
     assert found[0]["classes"][0] == str(logits.argmax().item())
     assert sum(layer["open"] for layer in found[0]["layers"]) == gates.sum()
-    told = terminal.succeed("predict", gated_run, digit)
-    assert "stage3.block1.bn2" in told
+    output = terminal.succeed("predict", gated_run, digit)
+    assert "stage3.block1.bn2" in output
     assert "stage3" not in terminal.succeed("predict", plain_run, digit)
 
 

@@ -267,9 +267,9 @@ def test_decider_can_be_changed_by_flags() -> None:
     local = recipes.get("cifar10/resnet20-gated-local")
     flags = ["--gating.decides", "layers", "--gating.gater", "none", "--out", "run"]
     gated = recipes.get("cifar10/resnet20-gated")
-    told = applied(gated, parse(gated, flags))
-    assert (told.gating, told.pretrain) == (local.gating, local.pretrain)
+    changed = applied(gated, parse(gated, flags))
+    assert (changed.gating, changed.pretrain) == (local.gating, local.pretrain)
     flags = ["--gating.decides", "gater", "--gating.gater", "resnet20", "--out", "run"]
-    told = applied(local, parse(local, flags))
+    changed = applied(local, parse(local, flags))
     with pytest.raises(UsageError, match="names no recipe to pre-train its gater with"):
-        choose_start(told, Sources("cifar10"))
+        choose_start(changed, Sources("cifar10"))

@@ -103,10 +103,10 @@ def test_means_of_another_network_are_not_taken(
 
 def test_command(terminal: Terminal, analyzed_run: Path, digit: Path, tmp_path: Path) -> None:
     page = tmp_path / "new" / "why.html"
-    told = terminal.succeed("predict", analyzed_run, digit, "--explain", page)
-    assert "stage3" in told
-    assert "▇" in told
-    assert "test images" in told
+    output = terminal.succeed("predict", analyzed_run, digit, "--explain", page)
+    assert "stage3" in output
+    assert "▇" in output
+    assert "test images" in output
     assert page.read_text().startswith("<!DOCTYPE html>")
     (found,) = json.loads(terminal.succeed("predict", analyzed_run, digit, "--explain", "--json"))
     assert found["layers"][0]["open"] == sum(found["layers"][0]["gates"])
@@ -120,8 +120,8 @@ def test_mistakes(terminal: Terminal, gated_run: Path, plain_run: Path, digit: P
     )
     for page in (digit / "why.html", digit.with_name("n" * 248 + ".html")):
         assert "cannot write" in terminal.fail(1, "predict", gated_run, digit, "--explain", page)
-    told = terminal.succeed("predict", gated_run, digit, "--explain")
-    assert "gaternet analyze" in told
+    output = terminal.succeed("predict", gated_run, digit, "--explain")
+    assert "gaternet analyze" in output
 
 
 def test_cells() -> None:

@@ -67,13 +67,13 @@ def mutations(draw: st.DrawFn, values: Any) -> Any:
     return changed
 
 
-def agrees(told: Any, read: Any) -> bool:
+def agrees(given: Any, read: Any) -> bool:
     """Whether what was read is what was told; what was not told has its default."""
-    if isinstance(told, dict) and isinstance(read, dict):
-        return all(key in read and agrees(told[key], read[key]) for key in told)
-    if isinstance(told, list) and isinstance(read, list):
-        return len(told) == len(read) and all(map(agrees, told, read))
-    return told == read and isinstance(told, bool) == isinstance(read, bool)
+    if isinstance(given, dict) and isinstance(read, dict):
+        return all(key in read and agrees(given[key], read[key]) for key in given)
+    if isinstance(given, list) and isinstance(read, list):
+        return len(given) == len(read) and all(map(agrees, given, read))
+    return given == read and isinstance(given, bool) == isinstance(read, bool)
 
 
 def plain(values: object) -> Any:

@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_name_that_is_too_long_is_told(
+def test_name_that_is_too_long_is_reported(
     name: str, plain_run: Path, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def test_name_that_is_too_long_is_told(
     assert not list(tmp_path.iterdir())
 
 
-def test_name_in_a_manifest_that_is_too_long_is_told(saved: Path) -> None:
+def test_name_in_a_manifest_that_is_too_long_is_reported(saved: Path) -> None:
     file = saved / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {LONG: {"sha256": "0"}}))
     with pytest.raises(UserError, match=f"{LONG} cannot be read: File name too long"):
@@ -64,7 +64,7 @@ def close(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("what", ["run", "config.json", "checkpoints", "model.safetensors"])
-def test_closed_run_is_told(
+def test_closed_run_is_reported(
     what: str,
     plain_run: Path,
     terminal: Terminal,

@@ -24,7 +24,7 @@ def test_half_width_where_it_can_be_counted() -> None:
     assert paired_difference(5000, 0, 5000).half_width == 0
 
 
-def test_what_a_fair_coin_does_once_in_twenty_times_is_told() -> None:
+def test_what_a_fair_coin_does_once_in_twenty_times_is_reported() -> None:
     for gained, lost in ((0, 5), (0, 6), (100, 128), (100, 130), (0, 0)):
         # Two-sided and symmetric: both tails as far out as the smaller count.
         count, least = gained + lost, min(gained, lost)

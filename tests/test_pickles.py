@@ -60,7 +60,7 @@ def test_loading_it_would_run_it(kind: str, made: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_told(kind: str, made: Path) -> None:
+def test_every_kind_is_reported(kind: str, made: Path) -> None:
     assert "Python pickle, which can run any code" in str(describe_pickle(pickled(kind, made)))
 
 

@@ -256,8 +256,8 @@ def test_cost_is_three_forwards_an_image_and_epoch() -> None:
 
 
 def test_length_names_what_comes_before() -> None:
-    told = recipes.describe_length(recipes.get("cifar10/resnet56-gated"))
-    assert told == (
+    length = recipes.describe_length(recipes.get("cifar10/resnet56-gated"))
+    assert length == (
         "164 epochs, after 164 of cifar10/resnet56 and 164 of cifar10/resnet20 where these are "
         "not given"
     )

@@ -129,12 +129,12 @@ def test_a_saved_model_takes_what_it_does_not_know_from_a_run(
 ) -> None:
     saved, out = tmp_path / "saved", tmp_path / "a.pt2"
     saved_models.save(saved_models.load(gated_run), saved)
-    told = json.loads(terminal.succeed("export", saved, "--out", out, "--json"))
-    assert (told["about"]["mean"], told["about"]["classes"]) == (None, [])
+    output = json.loads(terminal.succeed("export", saved, "--out", out, "--json"))
+    assert (output["about"]["mean"], output["about"]["classes"]) == (None, [])
     words = ("export", saved, "--out", tmp_path / "b.pt2", "--run", gated_run, "--json")
-    told = json.loads(terminal.succeed(*words))
-    assert told["about"]["mean"] == [0.3056]
-    assert len(told["about"]["classes"]) == 10
+    output = json.loads(terminal.succeed(*words))
+    assert output["about"]["mean"] == [0.3056]
+    assert len(output["about"]["classes"]) == 10
     told_off = terminal.fail(2, "export", saved, "--out", tmp_path / "c.pt2", "--data", "digits")
     assert "--data needs --run" in told_off
 

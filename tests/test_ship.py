@@ -36,9 +36,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def published(run: Path, folder: Path, **changes: Any) -> Path:
     """Write a run's results as they are published, with no directory of this machine."""
-    told = json.loads((run / "result.json").read_text())
+    result = json.loads((run / "result.json").read_text())
     file = folder / f"{run.name}.json"
-    file.write_text(json.dumps(told | {"command": f"gaternet train --out {run.name}"} | changes))
+    file.write_text(json.dumps(result | {"command": f"gaternet train --out {run.name}"} | changes))
     return file
 
 

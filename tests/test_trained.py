@@ -78,9 +78,9 @@ def test_error_is_that_of_the_card(
 
 
 def test_names_are_listed(terminal: Terminal) -> None:
-    told = terminal.succeed("models")
-    assert all(len(line) <= 80 for line in told.splitlines()[: 1 + len(NAMES)])
-    for name, row in zip(NAMES, told.splitlines()[1:], strict=False):
+    output = terminal.succeed("models")
+    assert all(len(line) <= 80 for line in output.splitlines()[: 1 + len(NAMES)])
+    for name, row in zip(NAMES, output.splitlines()[1:], strict=False):
         card = trained.card(name)
         assert row.split()[:3] == [name, card["recipe"], str(card["epochs"])]
         assert f"{card['test_error_percent']:.2f} %" in row
@@ -112,11 +112,11 @@ def test_card_is_a_result_of_the_recipe_that_config_has(name: str) -> None:
     assert named == (recipe.name, recipe.seed, recipe.epochs)
     assert all(card[key] for key in ("hardware", "date", "command", "settings", "wall_seconds"))
     published = [json.loads(file.read_text()) for file in (ROOT / "results").glob("*.json")]
-    told = {key: value for key, value in card.items() if key != "known_logits"}
+    about = {key: value for key, value in card.items() if key != "known_logits"}
     for result in published:
         same = all(result.get(key) == card[key] for key in ("recipe", "seed", "epochs", "date"))
         if same and "settings" in result:  # not what was found in the run later
-            assert told == result
+            assert about == result
 
 
 def test_name_goes_where_a_run_is_read(terminal: Terminal, pictures: str) -> None:

@@ -122,14 +122,14 @@ def applied(recipe: Recipe, arguments: TrainingArguments) -> Recipe:
     """
     if arguments.data is None:
         raise UsageError(f"{recipe.name} has no hub name: say where its images are with --data")
-    told = replace(
+    typed = replace(
         recipe,
         backbone=arguments.network,
         gating=arguments.gating if isinstance(arguments, GatedArguments) else None,
         **{name: getattr(arguments, name) for name in SAME_NAMES},
     )
     # Where the gater was taken away by a flag, none is pre-trained.
-    return check(replace(told, pretrain=told.pretrain[: len(parts(told))]))
+    return check(replace(typed, pretrain=typed.pretrain[: len(parts(typed))]))
 
 
 def resumption(arguments: TrainingArguments) -> Resumption:

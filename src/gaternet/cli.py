@@ -49,9 +49,9 @@ def _run_in_group(group: str, words: Sequence[str]) -> None:
     purpose, commands = GROUPS[group]
     name, *rest = words or ["--help"]
     if name in _HELP:
-        told = {name: _first_line(command) for name, command in commands.items()}
+        purposes = {name: _first_line(command) for name, command in commands.items()}
         usage = f"usage: gaternet {group} COMMAND …"
-        print("\n".join((usage, "", purpose, "", *_columns(told))))
+        print("\n".join((usage, "", purpose, "", *_columns(purposes))))
     elif name not in commands:
         hint = did_you_mean(name, commands, f"see gaternet {group} --help")
         raise UsageError(f"there is no command '{group} {name}'; {hint}")
@@ -70,9 +70,9 @@ def _first_line(command: Callable[..., Any]) -> str:
     return (command.__doc__ or "").splitlines()[0]
 
 
-def _columns(told: Mapping[str, str]) -> list[str]:
+def _columns(purposes: Mapping[str, str]) -> list[str]:
     """Return names and what is said of each, in two columns."""
-    indent = max(len(name) for name in told) + 4
+    indent = max(len(name) for name in purposes) + 4
     return [
         textwrap.fill(
             text,
@@ -80,14 +80,14 @@ def _columns(told: Mapping[str, str]) -> list[str]:
             initial_indent=f"  {name}".ljust(indent),
             subsequent_indent=" " * indent,
         )
-        for name, text in told.items()
+        for name, text in purposes.items()
     ]
 
 
 def _overview() -> str:
-    told = {name: _first_line(command) for name, command in COMMANDS.items()}
-    told |= {name: purpose for name, (purpose, _) in GROUPS.items()}
-    lines = _columns(told)
+    purposes = {name: _first_line(command) for name, command in COMMANDS.items()}
+    purposes |= {name: purpose for name, (purpose, _) in GROUPS.items()}
+    lines = _columns(purposes)
     return "\n".join(
         (
             "usage: gaternet COMMAND …",

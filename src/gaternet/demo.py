@@ -31,8 +31,8 @@ def run(out: Path, device: str = "auto", interruption: Interruption | None = Non
         soft_wrap=True,
     )
     recipe = recipes.get(GATED)
-    told = interruption or Interruption()
-    options = Options(device, "gaternet demo", console, interruption=told)
+    listening = interruption or Interruption()
+    options = Options(device, "gaternet demo", console, interruption=listening)
     gated = train_or_continue(recipe, Sources("digits"), out / "gated", options)
     plain_result = open_run(out / "gated" / "backbone").result
     gated_result = gated.result

@@ -1,4 +1,4 @@
-"""What a user did that cannot work, told in one line, and what ended or misled a run."""
+"""What a user did that cannot work, said in one line, and what ended or misled a run."""
 
 import signal
 

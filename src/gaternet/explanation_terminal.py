@@ -46,17 +46,17 @@ def print_explanation(found: Explanation, page: Path | None, *, as_json: bool) -
                 row += [f"{layer.distance:.1f}", f"{layer.usual:.1f}"]
             layers.add_row(*row)
         console.print(layers)
-    told = ["▇ open, · closed; of many gates, how many of some neighbours: ▁ few, █ all"]
+    lines = ["▇ open, · closed; of many gates, how many of some neighbours: ▁ few, █ all"]
     if found.compared:
-        told.append(
+        lines.append(
             f"away: gates away from the mean of the class, over {found.compared}; usually: what "
             "images of the class are"
         )
     else:
-        told.append("to compare with the class's mean: gaternet analyze RUN first")
+        lines.append("to compare with the class's mean: gaternet analyze RUN first")
     if page is not None:
-        told.append(f"page: {page}")
-    console.print(*told, sep="\n", soft_wrap=True)
+        lines.append(f"page: {page}")
+    console.print(*lines, sep="\n", soft_wrap=True)
 
 
 def cells(gates: Sequence[int], most: int = MOST_CELLS) -> str:

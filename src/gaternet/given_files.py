@@ -1,7 +1,7 @@
 """Files that somebody gave: read within bounds, and never run.
 
 A Python pickle runs whatever code is in it when it is loaded. None is loaded here; where one is
-given in place of another file it is told by its first bytes, and the message says what it is.
+given in place of another file it is recognised by its first bytes, and the message says what it is.
 """
 
 import json

@@ -16,7 +16,7 @@ NORMS = (
     *(_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
     *(RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d),
 )
-"""Layers that normalise, timm's own too: what leaves them may be told by other channels."""
+"""Layers that normalise, timm's own too: what leaves them may be decided by other channels."""
 
 Rule = Callable[[Tensor, Sequence[Any], Mapping[str, Any]], int]
 

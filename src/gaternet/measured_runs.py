@@ -85,7 +85,7 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
     gates, soft = values.get("gates") or {}, values.get("gate_form") == GateForm.SOFT
     full = recipes.RECIPES.get(name.removesuffix(SHORT))
     try:
-        told = {
+        fields = {
             "recipe": values["recipe"],
             "shortened": name.endswith(SHORT) or bool(full and _is_shortened(values, full)),
             "error": values["test_error_percent"],
@@ -108,7 +108,7 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "torch": values.get("torch"),
             "judged": values.get("judged"),
         }
-        return validate(MeasuredRun, told)
+        return validate(MeasuredRun, fields)
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{file} is no result.json of a run: {error}") from None
     except KeyError as error:
@@ -125,19 +125,19 @@ def _is_shortened(values: dict[str, Any], full: Recipe) -> bool:
 
 
 def _is_count(epochs: object) -> bool:
-    return isinstance(epochs, int)  # timm's own training is told by a word
+    return isinstance(epochs, int)  # timm's own training is named by a word
 
 
 def _differing(settings: dict[str, Any], recipe: Recipe | None) -> list[str]:
-    """Return what a run was told other than its recipe; how it was computed does not count."""
+    """Return the settings in which a run differs from its recipe, but for how it was computed."""
     if recipe is None:
         return []
     usual = flat({name: v for name, v in recipe_to_dict(recipe).items() if name != "compute"})
-    told = flat(settings)
+    given = flat(settings)
     return [
-        f"{name} {told[name]}"
+        f"{name} {given[name]}"
         for name in usual
-        if name in told and _plain(told[name]) != _plain(usual[name])
+        if name in given and _plain(given[name]) != _plain(usual[name])
     ]
 
 

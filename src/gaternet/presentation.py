@@ -50,10 +50,10 @@ def _recipe_table(recipes: Iterable["Recipe"]) -> Table:
     table.add_column("epochs", justify="right")
     table.add_column("what it is", overflow="fold")
     for recipe in recipes:
-        told = recipe.reproduces.removeprefix(_NOT_IN_PAPER)
+        what = recipe.reproduces.removeprefix(_NOT_IN_PAPER)
         # The heading has the data set.
-        told = told.replace(f" on {recipe.data.title}", "").replace(f"{recipe.data.name}/", "")
-        table.add_row(recipe.name, str(recipe.epochs), told)
+        what = what.replace(f" on {recipe.data.title}", "").replace(f"{recipe.data.name}/", "")
+        table.add_row(recipe.name, str(recipe.epochs), what)
     return table
 
 
@@ -261,8 +261,8 @@ def _conditions(run: "MeasuredRun") -> str:
     epochs = f"{run.epochs} epochs{f' after {before}' if before else ''}"
     shortened = ", fewer than the paper's" if run.shortened else ""
     differs = f", with {', '.join(run.differs)}" if run.differs else ""
-    told = f"{run.recipe}{differs}, {epochs}{shortened}"
-    return f"{told}, seed {run.seed}, {run.hardware}, {run.file}"
+    trained = f"{run.recipe}{differs}, {epochs}{shortened}"
+    return f"{trained}, seed {run.seed}, {run.hardware}, {run.file}"
 
 
 def environment(values: Mapping[str, Any], *, as_json: bool) -> None:

@@ -201,7 +201,7 @@ def test_by_default_the_run_s_own_directory_is_written_to(
     assert read_record(run / "analysis" / "test" / "gates").classes[3] == "3"
 
 
-def test_mistakes_are_told_in_a_line(
+def test_mistakes_are_reported_in_a_line(
     plain_run: Path, gated_run: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -238,7 +238,7 @@ def test_a_link_to_a_record_is_not_followed(
     assert "holds something else" in terminal.fail(1, *analyze(gated_run, tmp_path / "out"))
 
 
-def test_a_run_with_another_run_s_model_is_told(
+def test_a_run_with_another_run_s_model_is_reported(
     gated_run: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
     run = shutil.copytree(gated_run, tmp_path / "run")

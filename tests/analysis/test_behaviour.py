@@ -29,7 +29,7 @@ def test_trend_is_told_by_counting_all_orders(shares: tuple[float, ...]) -> None
     assert np.sign(found.tau) == np.sign(mine)
     others = [abs(pairs_in_order(order)) >= abs(mine) for order in permutations(shares)]
     assert found.p == pytest.approx(np.mean(others))
-    assert found.told == (np.mean(others) < 0.05)
+    assert found.significant == (np.mean(others) < 0.05)
 
 
 def test_trend_of_more_orders_than_can_be_counted_is_of_random_ones() -> None:

@@ -80,13 +80,15 @@ def test_of_many_images_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         (np.eye(3), "3 images: t-SNE needs four"),
     ],
 )
-def test_what_cannot_be_laid_out_is_told(rows: np.ndarray, reason: str) -> None:
+def test_what_cannot_be_laid_out_is_reported(rows: np.ndarray, reason: str) -> None:
     assert why_no_embedding(gates_of(rows)) == reason
     with pytest.raises(ValueError, match=reason):
         embed(gates_of(rows))
 
 
-def test_gates_that_hardly_depend_on_the_input_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gates_that_hardly_depend_on_the_input_are_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(embedding, "EMBEDDED", 20)
     rows = np.zeros((60, 2))
     left = np.setdiff1d(np.arange(60), some_rows(60, 20))

@@ -171,6 +171,6 @@ def test_images_all_alike_are_drawn() -> None:
     assert np.asarray(shown.get_array()).tolist() == [[0]]  # no class beside the mean class
 
 
-def test_what_the_disk_does_not_take_is_told(tmp_path: Path) -> None:
+def test_what_the_disk_does_not_take_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*absent/gates.png: No such file"):
         style.write(figures.layer_kinds(LAYERS), tmp_path / "absent" / "gates.png")

@@ -258,13 +258,13 @@ def test_who_opens_a_chosen_gate_and_who_closes_it(opened: Visit) -> None:
     first = 5  # of layer 1
     assert opened.text("#extremes-about").startswith("layer1.<u>, gate 0")
     for side, places in (("#opening", page.opening), ("#closing", page.closing)):
-        told = [
+        titled = [
             f"image {n}, {NAMES[n % CLASSES]}: {'open' if gates[n, first] else 'closed'}"
             for n in places[:, first]
         ]
         buttons = opened.tab.locator(f"{side} button")
         titles = "buttons => buttons.map(button => button.title)"
-        assert buttons.evaluate_all(titles) == told
+        assert buttons.evaluate_all(titles) == titled
     opened.tab.locator("#closing button").nth(2).click()
     assert opened.tab.input_value(NUMBER.format("A")) == str(page.closing[2, first])
     opened.tab.click("#no-gate")

@@ -50,8 +50,8 @@ def test_model_is_judged_where_neighbours_tell_the_class_and_where_not() -> None
     follows = np.arange(400) % 7 > 0
     found = probe(record_of(gates, labels, np.where(follows, said, (labels + 2) % 4)))
     assert found.neighbours == pytest.approx(0.7)
-    told = said == labels
-    assert found.model_where_told == pytest.approx(follows[told].mean())
+    right = said == labels
+    assert found.model_where_told == pytest.approx(follows[right].mean())
     assert found.model_where_untold == 0
     always = probe(record_of(labels[:, None] == np.arange(4), labels))
     assert always.neighbours == 1
@@ -105,7 +105,9 @@ def test_linear_probe_learns_classes_by_number() -> None:
         (np.eye(20)[:, :1], np.arange(20) % 2, "in a half of the images"),
     ],
 )
-def test_what_cannot_be_probed_is_told(rows: np.ndarray, labels: np.ndarray, reason: str) -> None:
+def test_what_cannot_be_probed_is_reported(
+    rows: np.ndarray, labels: np.ndarray, reason: str
+) -> None:
     record = record_of(rows, labels)
     assert reason in str(why_no_probes(record))
     with pytest.raises(ValueError, match=reason):

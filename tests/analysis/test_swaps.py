@@ -50,7 +50,7 @@ def test_donors_are_of_the_right_class_and_never_the_image_itself() -> None:
     assert len(set(donors.same_class.tolist())) > 150
 
 
-def test_who_has_no_donor_is_told() -> None:
+def test_who_has_no_donor_is_reported() -> None:
     donors = choose_donors(np.array([0, 0, 3]))
     assert donors.same_class.tolist() == [1, 0, -1]
     assert donors.other_class[:2].tolist() == [2, 2]

@@ -74,7 +74,7 @@ def test_pretrained_weights_get_a_new_head_for_other_classes(
     assert torch.equal(state["layer4.0.conv1.weight"], standing_in["layer4.0.conv1.weight"])
 
 
-def test_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_cannot_be_reached_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no route to host\nand more")
 

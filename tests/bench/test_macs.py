@@ -45,19 +45,19 @@ def test_record_of_another_model_is_refused() -> None:
 
 
 def test_run_is_counted_layer_by_layer(terminal: Terminal, gated_run: Path) -> None:
-    told = json.loads(terminal.succeed("bench", "macs", gated_run, "--json", "--device", "cpu"))
+    output = json.loads(terminal.succeed("bench", "macs", gated_run, "--json", "--device", "cpu"))
     model = gaternet.load(gated_run)
     assert isinstance(model, GaterNet)
     images = normalised_batches(load_digits("test"), DIGITS, "cpu")
     with torch.no_grad():
         gates = torch.cat([model.decide(batch).gates for batch in images])
     needed = count_macs(model, DIGITS.input_size)(gates.double()).sum(dim=1)
-    assert told["macs"]["images"] == len(needed)
-    assert told["macs"]["mean"] == pytest.approx(needed.mean().item())
-    assert told["share"] == pytest.approx(needed.mean().item() / told["macs"]["backbone"])
+    assert output["macs"]["images"] == len(needed)
+    assert output["macs"]["mean"] == pytest.approx(needed.mean().item())
+    assert output["share"] == pytest.approx(needed.mean().item() / output["macs"]["backbone"])
     result = json.loads((gated_run / "result.json").read_text())
-    assert result["macs_needed_per_image"] == round(told["macs"]["mean"])
-    assert result["macs_per_image"] == told["macs"]["backbone"] + told["macs"]["deciding"]
+    assert result["macs_needed_per_image"] == round(output["macs"]["mean"])
+    assert result["macs_per_image"] == output["macs"]["backbone"] + output["macs"]["deciding"]
     shown = terminal.succeed("bench", "macs", gated_run, "--images", "7", "--device", "cpu")
     for words in ("stage3.block1.conv2", "gater.head.fc2", "plain backbone", "needed, p95"):
         assert words in shown
@@ -66,12 +66,12 @@ def test_run_is_counted_layer_by_layer(terminal: Terminal, gated_run: Path) -> N
 
 
 def test_images_of_a_plain_run_need_all_its_filters(terminal: Terminal, plain_run: Path) -> None:
-    told = json.loads(terminal.succeed("bench", "macs", plain_run, "--json", "--device", "cpu"))
-    counted = told["macs"]
+    output = json.loads(terminal.succeed("bench", "macs", plain_run, "--json", "--device", "cpu"))
+    counted = output["macs"]
     result = json.loads((plain_run / "result.json").read_text())
     assert counted["mean"] == counted["p95"] == counted["backbone"] == result["macs_per_image"]
     assert counted["images"] == len(load_digits("test"))
-    assert (told["share"], told["threshold"], counted["deciding"]) == (1, None, 0)
+    assert (output["share"], output["threshold"], counted["deciding"]) == (1, None, 0)
     shown = terminal.succeed("bench", "macs", plain_run, "--images", "7", "--device", "cpu")
     assert "who decides" not in shown
     assert " 7" in shown
@@ -91,7 +91,7 @@ def test_group_shows_its_commands(terminal: Terminal) -> None:
     assert "--images" in terminal.help("bench", "macs")
 
 
-def test_mistakes_are_told(terminal: Terminal, plain_run: Path, gated_run: Path) -> None:
+def test_mistakes_are_reported(terminal: Terminal, plain_run: Path, gated_run: Path) -> None:
     assert "did you mean macs" in terminal.fail(2, "bench", "mac", gated_run)
     assert "--images 0" in terminal.fail(2, "bench", "macs", gated_run, "--images", "0")
     assert "did you mean bench" in terminal.fail(2, "bensh")

@@ -83,7 +83,7 @@ def error_of(batches: Iterator[object]) -> str:
     return str(caught.value)
 
 
-def test_killed_worker_is_told_and_the_others_end() -> None:
+def test_killed_worker_is_reported_and_the_others_end() -> None:
     start = time.monotonic()
     message = error_of(batches_of(kill_itself))
     assert "has died (DataLoader worker (pid(s) " in message
@@ -147,7 +147,9 @@ def test_error_from_within_a_worker_is_passed_on() -> None:
 
 
 @pytest.mark.slow
-def test_hanging_worker_is_told_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_worker_is_reported_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fifo = tmp_path / "image.png"
     os.mkfifo(fifo)
     monkeypatch.setattr(loading, "WORKER_TIMEOUT", 2)

@@ -33,7 +33,7 @@ def test_spread_over_seeds_is_pooled_over_all_networks() -> None:
     [
         ([9.0, 9.1, 9.1], "higher error"),
         ([7.0, 7.1, 7.1], "lower error"),
-        ([8.0, 8.2, 8.2], "not told apart"),
+        ([8.0, 8.2, 8.2], "not significant"),
     ],
 )
 def test_verdict_is_what_the_interval_supports(first: list[float], verdict: str) -> None:
@@ -43,7 +43,7 @@ def test_verdict_is_what_the_interval_supports(first: list[float], verdict: str)
 def test_one_seed_of_each_tells_nothing() -> None:
     found = compare({"a": [5.0], "b": [9.0]}, "a", "b")
     assert found.half_width is None
-    assert found.verdict == "not to be told from so few seeds"
+    assert found.verdict == "too few seeds"
     assert spread([5.0]) is None
     assert spread([5.0, 7.0]) == pytest.approx(np.std([5.0, 7.0], ddof=1))
 
@@ -66,4 +66,4 @@ def test_seeds_are_compared_on_the_same_images_by_a_paired_t_test_over_these() -
     assert found.verdict == "higher error"
     assert found.images == 4000
     assert compare_on_images(list(other), list(one)).verdict == "lower error"
-    assert compare_on_images([one[0]], [one[0], one[0]]).verdict == "not told apart"
+    assert compare_on_images([one[0]], [one[0], one[0]]).verdict == "not significant"

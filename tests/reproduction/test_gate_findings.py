@@ -43,9 +43,9 @@ def test_what_the_paper_says_holds_where_it_does() -> None:
     ("off", "on", "redundancy", "dependence"),
     [
         (list(range(8)), [0] * 8, "contradicted", "contradicted"),
-        ([0] * 8, list(range(7, -1, -1)), "not told", "holds"),
-        ([3, 1, 2, 3, 1, 2, 3, 1], [0] * 8, "not told", "not told"),
-        ([5] * 8, [2] * 8, "not told", "not told"),
+        ([0] * 8, list(range(7, -1, -1)), "inconclusive", "holds"),
+        ([3, 1, 2, 3, 1, 2, 3, 1], [0] * 8, "inconclusive", "inconclusive"),
+        ([5] * 8, [2] * 8, "inconclusive", "inconclusive"),
     ],
 )
 def test_trends_go_by_the_share_of_each_kind(
@@ -76,7 +76,7 @@ def test_numbers_are_those_that_were_measured() -> None:
 
 def test_classes_are_told_by_the_interval() -> None:
     same = [[0.5, 0.6, 0.4], [0.6, 0.5, 0.5], [0.4, 0.5, 0.5]]
-    assert judged(agreement=same)[CLASSES].verdict == "not told"
+    assert judged(agreement=same)[CLASSES].verdict == "inconclusive"
     lower = [[0.1, 0.6, 0.6], [0.6, 0.1, 0.61], [0.6, 0.61, 0.1]]
     assert judged(agreement=lower)[CLASSES].verdict == "contradicted"
 
@@ -86,7 +86,7 @@ def test_classes_are_told_by_the_interval() -> None:
     [
         (0.21, 0.65, "contradicted"),
         # 1.96·√((0.45 + 0.4 − 0.05²) / 1000) = 0.0571
-        (0.45, 0.4, "not told"),
+        (0.45, 0.4, "inconclusive"),
         (0.46, 0.4, "holds"),
     ],
 )
@@ -99,24 +99,24 @@ def test_of_a_file_from_before_it_is_said_that_this_was_not_measured() -> None:
     swap = {name: value for name, value in BEHAVIOUR["swaps"][1].items() if name != "followed"}
     probes = {n: v for n, v in BEHAVIOUR["probes"].items() if not n.startswith("model_")}
     found = judged(swaps=[swap], probes=probes)[DIVISION]
-    assert found.verdict == "not told"
+    assert found.verdict == "inconclusive"
     assert found.here == "not measured: the file is of an earlier version."
 
 
 def test_of_one_class_nothing_is_said_of_who_is_believed() -> None:
-    assert judged(swaps=BEHAVIOUR["swaps"][:1])[DIVISION].verdict == "not told"
+    assert judged(swaps=BEHAVIOUR["swaps"][:1])[DIVISION].verdict == "inconclusive"
 
 
 def test_of_gates_that_never_change_nothing_is_said_of_classes_and_who_is_believed() -> None:
     found = judged(layers=layers([4] * 8, [12] * 8), probes=None)
     for finding in (found[CLASSES], found[DIVISION]):
         assert finding.here == "no gate depends on the image: all images have the same."
-        assert finding.verdict == "not told"
+        assert finding.verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(
     ("distance", "verdict"),
-    [(0.147, "contradicted"), (0.06, "not told"), (0.01, "holds"), (None, "not told")],
+    [(0.147, "contradicted"), (0.06, "inconclusive"), (0.01, "holds"), (None, "inconclusive")],
 )
 def test_normal_is_what_is_nearer_than_a_uniform_distribution(
     distance: float | None, verdict: str
@@ -161,7 +161,7 @@ def test_it_is_said_whether_hard_images_cost_more(
 def test_gates_that_never_change_have_no_picture_of_classes() -> None:
     nothing = [[None] * 3] * 3
     finding = judged(agreement=nothing, probes=None)[CLASSES]
-    assert (finding.verdict, finding.figure) == ("not told", None)
+    assert (finding.verdict, finding.figure) == ("inconclusive", None)
     behaviour = validate(Behaviour, BEHAVIOUR | {"agreement": nothing})
     assert [name for name, _ in finding_figures(behaviour)] == ["kinds", "entropy", "open-gates"]
 

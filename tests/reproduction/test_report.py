@@ -89,8 +89,8 @@ def test_tables_say_what_was_measured() -> None:
         "8.25 %",
         "[0](../results/gated.json)",
     ]
-    told = ["ResNet-20-Gated", "ResNet-20", "-1.18", "-1.45", "not to be told from so few seeds"]
-    assert compared == [*told, "1.00 ×"]
+    row = ["ResNet-20-Gated", "ResNet-20", "-1.18", "-1.45", "too few seeds"]
+    assert compared == [*row, "1.00 ×"]
 
 
 def test_only_runs_of_one_length_are_compared() -> None:
@@ -187,7 +187,10 @@ def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
     assert found.found.half_width == pytest.approx(196 * steps.std() / 200**0.5)
     table = table_of(gated, soft)
     assert table.verdict().startswith("soft gates, never binarized has a higher error than ResNet-")
-    assert "of the same 200 test images tell these networks apart" in table.verdict()
+    assert (
+        "on the same 200 test images are significant at 5 % for these very networks"
+        in table.verdict()
+    )
     assert "of the same images | higher error" in table.differences()[2]
     assert isinstance(soft.judged, Judged)
     for other in (None, replace(soft.judged, fingerprint="other")):
@@ -281,14 +284,14 @@ def test_it_is_said_what_differences_support() -> None:
     several = [*plain, *gated, *run_of(control, 8.05, 8.1), *run_of(wider, 7.0, 7.1)]
     assert table_of(*several).verdict() == (
         "ResNet-20-Gated has a lower error than ResNet-20 and a higher error than ResNet-20-Wider, "
-        "and is not told apart from ResNet-20-Control. "
+        "and does not differ significantly from ResNet-20-Control. "
         "ResNet-20-Control has a lower error than ResNet-20. "
         # t(6) 2.447 · s √((2·2·0.05² + (0.05² + 0.1²) / 2) / 6) · √(1/3 + 1/2)
-        "Not told apart does not mean equal: with 6 degrees of freedom only differences above 0.1 "
-        "points are told."
+        "Not significant does not mean equal: with 6 degrees of freedom only differences above 0.1 "
+        "points are significant."
     )
     assert table_of(plain[0], gated[0]).verdict() == (
-        "Too few seeds: no difference is told from chance."
+        "Too few seeds to say whether any difference is more than chance."
     )
 
 
@@ -300,7 +303,7 @@ def test_it_is_said_what_differences_support() -> None:
         (8.0, 41.6e6, "has a lower error than ResNet-20."),
         (9.9, 20.4e6, "has a higher error than ResNet-20 (at 0.50 times the cost)."),
         (9.9, 61.2e6, "has a higher error than ResNet-20 (at 1.50 times the cost)."),
-        (9.05, 61.2e6, "is not told apart from ResNet-20 (at 1.50 times the cost)."),
+        (9.05, 61.2e6, "does not differ significantly from ResNet-20 (at 1.50 times the cost)."),
     ],
 )
 def test_it_is_said_where_a_difference_has_its_price(
@@ -327,10 +330,10 @@ def test_of_many_changes_it_is_said_which_matter() -> None:
     assert table_of(*gated, *soft, *random, *same).verdict() == (
         "A lower error than ResNet-20-Gated: soft gates, never binarized. "
         "A higher error than ResNet-20-Gated: gates at random at one rate. "
-        "Not told apart from ResNet-20-Gated: without the L1 term. "
+        "No significant difference from ResNet-20-Gated: without the L1 term. "
         # t(3) 3.182 · s 0.0577 · √(1 + 1/4)
-        "Not told apart does not mean equal: with 3 degrees of freedom only differences above 0.2 "
-        "points are told."
+        "Not significant does not mean equal: with 3 degrees of freedom only differences above 0.2 "
+        "points are significant."
     )
 
 

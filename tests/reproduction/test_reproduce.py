@@ -49,8 +49,8 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def words(images: Path, *more: str) -> list[str]:
-    told = ("--short", "--epochs", "1", "--seeds", "0", "--device", "cpu", "--data", str(images))
-    return ["reproduce", "table1", *told, "--rows", *ROWS, *more]
+    flags = ("--short", "--epochs", "1", "--seeds", "0", "--device", "cpu", "--data", str(images))
+    return ["reproduce", "table1", *flags, "--rows", *ROWS, *more]
 
 
 def result(file: Path) -> dict[str, Any]:
@@ -103,12 +103,12 @@ def test_gated_run_behind_longer_pre_training_is_the_one_that_train_makes(
     Path("runs").mkdir()
     longer = words(images, "--rows", ROWS[1], "--pretrain-epochs", "2")
     longer[longer.index("table1")] = "ablations"
-    told = terminal.succeed(*longer)
+    output = terminal.succeed(*longer)
     name = f"{GATED.replace('1ep', '1ep-after-2')}"
     measured = json.loads(Path("results", f"{name}.json").read_text())
     assert measured["pretrain_epochs"] == {"backbone": 2, "gater": 2}
     assert measured["epochs"] == 1
-    assert "3 runs are wanted" in told
+    assert "3 runs are wanted" in output
     command = measured["command"].split()
     data = ("--data", str(images / "cifar10"), "--device", "cpu")
     terminal.succeed(*command[1:], *data, "--out", "again")
@@ -137,9 +137,9 @@ def test_what_starts_from_a_run_that_is_gone_is_left_out(
     before = Path("results", f"{GATER}.json").read_bytes()
     Path("runs").mkdir()
     (Path("runs") / PLAIN).symlink_to(reproduced / "runs" / PLAIN)
-    told = terminal.succeed(*words(images, "--rows", row))
-    assert f"runs/{GATER} is gone; put it back" in told
-    assert "1 runs are missing still" in told
+    output = terminal.succeed(*words(images, "--rows", row))
+    assert f"runs/{GATER} is gone; put it back" in output
+    assert "1 runs are missing still" in output
     assert Path("results", f"{GATER}.json").read_bytes() == before
 
 
@@ -148,9 +148,9 @@ def test_nothing_is_trained_twice(
 ) -> None:
     monkeypatch.chdir(reproduced)
     page = Path("docs/results.md").read_text()
-    told = terminal.succeed(*words(images))
-    assert "3 runs are wanted, 0 are missing" in told
-    assert "epoch" not in told
+    output = terminal.succeed(*words(images))
+    assert "3 runs are wanted, 0 are missing" in output
+    assert "epoch" not in output
     assert Path("docs/results.md").read_text() == page
     # A finished run whose file was lost is only measured again from its own directory.
     file = Path("results", f"{GATED}.json")
@@ -166,8 +166,8 @@ def test_budget_saves_what_was_begun_and_the_next_call_goes_on(
     here: Path,
     terminal: Terminal,
 ) -> None:
-    told = terminal.succeed(*words(images, "--budget", "0"))
-    assert "3 runs are missing still; the same command goes on" in told
+    output = terminal.succeed(*words(images, "--budget", "0"))
+    assert "3 runs are missing still; the same command goes on" in output
     assert not Path("runs").exists()
     for _ in range(100):
         if "missing still" not in terminal.succeed(*words(images, "--budget", "0.0003")):
@@ -183,8 +183,8 @@ def test_page_is_not_emptied_where_results_are_called_by_a_wrong_name(
 ) -> None:
     Path("docs").mkdir()
     Path("docs/results.md").write_text("measured")
-    told = terminal.fail(1, "reproduce", "table1", "--budget", "0", "--results", "resluts")
-    assert "resluts is no directory: docs/results.md would be emptied" in told
+    output = terminal.fail(1, "reproduce", "table1", "--budget", "0", "--results", "resluts")
+    assert "resluts is no directory: docs/results.md would be emptied" in output
     assert Path("docs/results.md").read_text() == "measured"
 
 
@@ -202,11 +202,11 @@ def test_run_of_another_process_is_passed_over(
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        told = terminal.succeed(*words(images))
+        output = terminal.succeed(*words(images))
         other.kill()
     # The gated one starts from it and has to wait as well; its gater does not.
     assert {file.stem for file in Path("results").iterdir()} == {GATER}
-    assert "2 runs are missing still" in told
+    assert "2 runs are missing still" in output
 
 
 def test_run_that_another_process_takes_meanwhile_is_passed_over(
@@ -221,9 +221,9 @@ def test_run_that_another_process_takes_meanwhile_is_passed_over(
         return real(recipe, sources, out, options)
 
     monkeypatch.setattr(training, "train_or_continue", taken)
-    told = terminal.succeed(*words(images))
+    output = terminal.succeed(*words(images))
     assert {file.stem for file in Path("results").iterdir()} == {GATER}
-    assert "2 runs are missing still" in told
+    assert "2 runs are missing still" in output
 
 
 def test_directory_that_a_killed_process_left_empty_is_taken(
@@ -260,7 +260,7 @@ def test_directory_of_another_run_is_not_taken(
         (("--seeds", "-3000"), "seed must be in"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
+def test_mistakes_are_reported_before_anything_is_written(
     more: tuple[str, ...],
     message: str,
     here: Path,

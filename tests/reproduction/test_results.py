@@ -117,9 +117,9 @@ def test_foreign_files_are_named_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_results(tmp_path / "results", FILES | {name: values})
-    told = terminal.fail(1, "reproduce", "table1", "--budget", "0")
-    assert str(Path("results", name)) in told
-    assert message in told
+    output = terminal.fail(1, "reproduce", "table1", "--budget", "0")
+    assert str(Path("results", name)) in output
+    assert message in output
     assert not (tmp_path / "docs").exists()
 
 

@@ -39,7 +39,7 @@ def test_it_is_said_which_changes_matter() -> None:
     assert lines(FOUND)[-2] == (
         "A lower error than the recipe as it is: `--optimizer.lr=0.2` and `--epochs=7`; control. "
         "A higher error than the recipe as it is: `--gating.sparsity=1`. "
-        "Not told from the recipe as it is: `--gating.sparsity=0`. "
+        "No significant difference from the recipe as it is: `--gating.sparsity=0`. "
         "The recipe has λ = 0.1."
     )
     assert "λ" not in lines(replace(FOUND, recipe="another/one"))[-2]

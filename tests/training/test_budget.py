@@ -210,7 +210,7 @@ def test_budget_is_reached_without_collapsing(seed: int, plain: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("bias", "missed"), [(0.0, False), (8.0, True)])
-def test_budget_that_no_threshold_meets_is_told(bias: float, missed: bool) -> None:
+def test_budget_that_no_threshold_meets_is_reported(bias: float, missed: bool) -> None:
     recipe = with_batches(replace(EFFICIENT, pretrain=()), 40)
     model = model_of(recipe)
     trainer = Trainer(model, recipe, cpu_plan(recipe))

@@ -79,14 +79,14 @@ def numbers_in(values: Any) -> list[float]:
         ),
     ],
 )
-def test_collapse_is_told_once_and_nothing_becomes_nan(
+def test_collapse_is_reported_once_and_nothing_becomes_nan(
     settings: dict[str, float], state: str, advice: str, tmp_path: Path
 ) -> None:
-    run, trainer, told = run_of(gated(**settings), tmp_path / "run")
+    run, trainer, output = run_of(gated(**settings), tmp_path / "run")
     metrics = run.metrics()
     warning = f"practically all gates have been {state} for {MANY_STEPS} steps: {advice}"
     assert [line.get(WARNING) for line in metrics].count(f"warning: {warning}") == 1
-    assert told.count(warning) == 1
+    assert output.count(warning) == 1
     assert all(math.isfinite(number) for line in metrics for number in numbers_in(line))
     assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
     hard = metrics[-1]["probe"]["hard"]["gates"]
@@ -94,8 +94,8 @@ def test_collapse_is_told_once_and_nothing_becomes_nan(
 
 
 def test_gates_that_work_are_not_warned_of(tmp_path: Path) -> None:
-    run, _, told = run_of(gated(), tmp_path / "run")
-    assert "warning" not in told
+    run, _, output = run_of(gated(), tmp_path / "run")
+    assert "warning" not in output
     assert not any(WARNING in line for line in run.metrics())
 
 

@@ -71,7 +71,7 @@ def test_devices() -> None:
         choose_device("meta")
 
 
-def test_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == CPU
     with pytest.raises(UsageError, match="no CUDA device here; use --device cpu"):

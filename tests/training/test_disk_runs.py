@@ -131,7 +131,7 @@ def test_held_out_image_that_is_bad_is_an_error(folder: Path, tmp_path: Path) ->
         train(recipe(validation=8), sources, tmp_path / "run", on_cpu())
 
 
-def test_weights_of_another_normalisation_are_told(folder: Path, tmp_path: Path) -> None:
+def test_weights_of_another_normalisation_are_reported(folder: Path, tmp_path: Path) -> None:
     first = train(recipe(), Sources(str(folder)), tmp_path / "first", on_cpu())
     other = replace(PICTURES, mean=(0.4, 0.4, 0.4))
     for data, notes in ((PICTURES, 0), (other, 1)):

@@ -44,7 +44,7 @@ def poisoned_trainer(recipe: Recipe, where: Where) -> Trainer:
 
 @pytest.mark.parametrize("recipe", [RECIPE, RMSPROP], ids=["sgd", "rmsprop"])
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("where", "begins"),
     [
         ("forward", "the loss became nan in epoch 1, step {}, first in the output of backbone."),
         (
@@ -56,7 +56,7 @@ def poisoned_trainer(recipe: Recipe, where: Where) -> Trainer:
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_layer_is_named_and_no_step_is_taken(
-    recipe: Recipe, where: Where, told: str, accumulate: int
+    recipe: Recipe, where: Where, begins: str, accumulate: int
 ) -> None:
     recipe = with_batches(recipe, 8, accumulate=accumulate)
     images = with_poison(few_digits(160), POISONED)
@@ -66,7 +66,7 @@ def test_layer_is_named_and_no_step_is_taken(
     with pytest.raises(UserError) as caught:
         trainer.train_epoch(images, Silent())
     message = str(caught.value)
-    assert message.startswith(told.format(bad + 1) + LAYER)
+    assert message.startswith(begins.format(bad + 1) + LAYER)
     assert "--optimizer.lr" in message
     # The weights are those of the same run up to the step before.
     other = poisoned_trainer(recipe, where)
@@ -161,16 +161,16 @@ def test_bad_weights_are_named(place: str) -> None:
 
 def test_rare_looks_find_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     images = with_poison(few_digits(160), POISONED)
-    told = set()
+    messages = set()
     for every in (1, 3, 1000):
         monkeypatch.setattr(training, "READ_EVERY", every)
         with pytest.raises(UserError) as caught:
             poisoned_trainer(RECIPE, "forward").train_epoch(images, Silent())
-        told.add(str(caught.value))
-    assert len(told) == 1
+        messages.add(str(caught.value))
+    assert len(messages) == 1
 
 
-def test_run_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     words = ["train", "digits/resnet8", "--epochs", "2", "--device", "cpu", "--out", str(out)]
     assert cli.main([*words, "--optimizer.lr", "1e30"]) == 1

@@ -361,7 +361,7 @@ def test_unknown_gater_is_refused_before_data_is_read(tmp_path: Path) -> None:
         run_recipe(recipe, tmp_path / "run", Sources("/no/such/data"))
 
 
-def test_missing_compiler_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute.shutil, "which", lambda name: None)
     console = quiet()
     recipe = replace(JOINT, compute=Compute(precision="float32", compile="on"))

@@ -12,7 +12,8 @@ import torch
 from gaternet import checkpoint
 from gaternet.arguments import lasting
 from gaternet.errors import UsageError, UserError
-from gaternet.training import compute, phases, run
+from gaternet.training import compute, loop, phases, run
+from gaternet.training.compute import hardware
 from gaternet.training.config import Recipe, Resumption, Sources
 from gaternet.training.phases import train
 from gaternet.training.run import Run, open_run
@@ -73,6 +74,16 @@ def other_gaternet(patch: pytest.MonkeyPatch) -> None:
 
 def other_torch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("torch.__version__", "2.99.0")
+
+
+def test_result_names_every_machine_that_trained(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = hardware(torch.device("cpu"))
+    monkeypatch.setattr(loop, "hardware", lambda device: "an abacus")
+    finished = go_on(begun, replace(BEGUN, epochs=3), "epochs")
+    assert finished.result is not None
+    assert finished.result["hardware"] == f"{before}; an abacus"
 
 
 def test_description_in_other_words_is_no_other_run(begun: Path) -> None:
@@ -211,8 +222,8 @@ def test_flags_of_resume_need_it_and_are_no_part_of_the_command(
 ) -> None:
     words = ["train", "digits/resnet8", "--out", str(tmp_path / "run")]
     for flags in (["--strict"], ["--allow-change", "seed"]):
-        told = terminal.fail(2, *words, *flags)
-        assert f"{flags[0]} goes with --resume" in told
+        output = terminal.fail(2, *words, *flags)
+        assert f"{flags[0]} goes with --resume" in output
     assert "checkpoint-minutes 0 is not" in terminal.fail(2, *words, "--checkpoint-minutes", "0")
     typed = "--resume --allow-change seed epochs --seed 3 --strict --allow_change=x --out run"
     assert lasting(typed.split()) == ["--seed", "3", "--out", "run"]

@@ -124,7 +124,7 @@ def test_signal_reaches_every_run(tmp_path: Path) -> None:
             continue
 
 
-def test_run_that_is_being_started_when_the_signal_comes_is_told_once(
+def test_run_that_is_being_started_when_the_signal_comes_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[int] = []
@@ -143,7 +143,7 @@ def test_run_that_is_being_started_when_the_signal_comes_is_told_once(
     monkeypatch.setattr(subprocess, "Popen", Started)
     children = _Children(dict(os.environ))
     began = time.monotonic()
-    with children.told_of_signals(), ThreadPoolExecutor(1) as pool:
+    with children.handing_signals_on(), ThreadPoolExecutor(1) as pool:
         assert list(pool.map(lambda seed: children.run([], seed), ["0"])) == [-signal.SIGTERM]
     assert told == [signal.SIGTERM]
     assert time.monotonic() - began < 30

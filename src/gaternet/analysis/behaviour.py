@@ -120,8 +120,8 @@ class Trend:
     p: float
 
     @property
-    def told(self) -> bool:
-        """Whether it is told from none."""
+    def significant(self) -> bool:
+        """At 5 %."""
         return self.p < 1 - CONFIDENCE
 
 

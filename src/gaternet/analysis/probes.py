@@ -63,15 +63,16 @@ def probe(record: SplitRecord) -> Probes:
     if reason:
         raise ValueError(reason)
     chosen = shuffled(len(record))[:PROBED]
-    told, right = _told(record, chosen, nearest_neighbours), record.right[chosen]
+    by_gates = _classified(record, chosen, nearest_neighbours)
+    right = record.right[chosen]
     return Probes(
         len(chosen),
-        float(_told(record, chosen, commonest).mean()),
-        float(told.mean()),
-        float(_told(record, chosen, linear).mean()),
+        float(_classified(record, chosen, commonest).mean()),
+        float(by_gates.mean()),
+        float(_classified(record, chosen, linear).mean()),
         float(right.mean()),
-        float(right[told].mean()) if told.any() else None,
-        float(right[~told].mean()) if not told.all() else None,
+        float(right[by_gates].mean()) if by_gates.any() else None,
+        float(right[~by_gates].mean()) if not by_gates.all() else None,
     )
 
 
@@ -132,7 +133,7 @@ def _halves(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return rows[: len(rows) // 2], rows[len(rows) // 2 :]
 
 
-def _told(record: SplitRecord, rows: NDArray[np.int64], classify: Probe) -> NDArray[np.bool_]:
+def _classified(record: SplitRecord, rows: NDArray[np.int64], classify: Probe) -> NDArray[np.bool_]:
     """Return which of `rows` are classified rightly, each half by what the other teaches."""
     first, second = _halves(rows)
     found = [

@@ -84,7 +84,7 @@ def depth_of(name: str) -> int | None:
 def describe(module: nn.Module) -> BackboneConfig:
     """Return the configuration that builds a CNN of this architecture again.
 
-    Raises UserError where it cannot be told: neither this package's nor timm's.
+    Raises UserError where it is not known: neither this package's nor timm's.
     """
     if isinstance(module, _OWN):
         return module.describe()

@@ -178,11 +178,13 @@ def _usual_loop(
     recipe: Recipe, images: Images, compute: ComputePlan
 ) -> tuple[Iterator[int] | None, dict[str, str]]:
     """Return the steps of the usual loop, or why there is no ratio to it."""
-    told, schedule, gating = recipe.augmentation, recipe.schedule, recipe.gating
+    augmentation, schedule, gating = recipe.augmentation, recipe.schedule, recipe.gating
     reasons = {
         "the usual loop is in a checkout's benchmarks/, not in a package": not USUAL_LOOP.is_file(),
         "the usual loop has its images in memory": not isinstance(images, ImageSet),
-        "the usual loop crops and mirrors only": bool(told.cutout or told.smallest_area),
+        "the usual loop crops and mirrors only": bool(
+            augmentation.cutout or augmentation.smallest_area
+        ),
         "the usual loop has SGD, whole batches and no averaged weights": (
             recipe.optimizer.kind != "sgd" or schedule.accumulate > 1 or schedule.ema > 0
         ),

@@ -153,7 +153,7 @@ def _is(kind: Callable[[], bool]) -> bool:
 def _first_pickle(folder: Path) -> str | None:
     """Return what is said of the first pickle in a folder, or in one of those in it."""
     files = islice((*sorted(folder.glob("*")), *sorted(folder.glob("*/*"))), _LOOKED_AT)
-    return next((f"{file} {told}" for file in files if (told := describe_pickle_file(file))), None)
+    return next((f"{file} {what}" for file in files if (what := describe_pickle_file(file))), None)
 
 
 def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

@@ -46,7 +46,7 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
     if not request.hours and request.report.exists() and not places.results.is_dir():
         raise UserError(f"{places.results} is no directory: {request.report} would be emptied")
     check_begun(jobs, places)
-    read_results(places.results)  # what cannot be read is told before hours are spent
+    read_results(places.results)  # what cannot be read is reported before hours are spent
     left = missing(jobs, places)
     say = options.console.print
     say(f"{len(jobs)} runs are wanted, {len(left)} are missing in {places.results}")
@@ -64,16 +64,16 @@ def wanted(request: ReproductionRequest) -> list[Job]:
     """Return all runs of a request, each once, behind those that it starts from."""
     if isnan(request.hours) or request.hours < 0:
         raise UsageError(f"--budget {request.hours}: hours, 0 or more")
-    told = request.length.pretrain_epochs
-    if told is not None and told < 1:
-        raise UsageError(f"--pretrain-epochs {told}: at least 1")
+    before = request.length.pretrain_epochs
+    if before is not None and before < 1:
+        raise UsageError(f"--pretrain-epochs {before}: at least 1")
     if not request.seeds or len(set(request.seeds)) < len(request.seeds):
         given = " ".join(map(str, request.seeds)) or "nothing"
         raise UsageError(f"--seeds {given}: at least one, and each once")
     blocks = TARGETS[request.target]()
-    if told not in (None, request.length.epochs) and all(block.phases_alike for block in blocks):
+    if before not in (None, request.length.epochs) and all(block.phases_alike for block in blocks):
         raise UsageError(
-            f"--pretrain-epochs {told}: {request.target} compares networks whose phases have as "
+            f"--pretrain-epochs {before}: {request.target} compares networks whose phases have as "
             "many epochs each; leave it out"
         )
     if not request.length.short and all(block.short_only for block in blocks):

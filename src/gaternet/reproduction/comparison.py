@@ -1,4 +1,4 @@
-"""What errors of a few seeds can tell: means, spreads, and differences with their intervals."""
+"""What errors of a few seeds show: means, spreads, and differences with their intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from gaternet.paired import NORMAL, differ, paired_difference
 CONFIDENCE = 0.95
 FEWEST = 3
 """Degrees of freedom that a variance over seeds is taken from. With one, two seeds that happen to
-be alike would tell everything apart, and two that are far apart nothing: Student's t is 12.7."""
+be alike would make every difference significant, and two that are far apart none: Student's t is
+12.7."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Difference:
 
     difference: float
     half_width: float | None
-    """Of its 95 % interval; none where nothing tells how wide that is."""
-    told: bool = False
-    """Whether it is told from none."""
+    """Of its 95 % interval; none where nothing says how wide that is."""
+    significant: bool = False
+    """At 5 %."""
     freedom: int = 0
     """Degrees of freedom of the variance over seeds."""
     images: int = 0
@@ -35,9 +36,9 @@ class Difference:
     def verdict(self) -> str:
         """What the data support."""
         if self.half_width is None:
-            return "not to be told from so few seeds"
-        if not self.told:
-            return "not told apart"
+            return "too few seeds"
+        if not self.significant:
+            return "not significant"
         return "lower error" if self.difference < 0 else "higher error"
 
 
@@ -77,11 +78,11 @@ def compare_on_images(
     if len(one) == len(other) == 1:
         only_other, only_one = (int((a & ~b).sum()) for a, b in ((*other, *one), (*one, *other)))
         found = paired_difference(only_other, only_one, len(one[0]))
-        value, half_width, told = found.value, found.half_width, differ(only_one, only_other)
+        value, half_width = found.value, found.half_width
+        significant = differ(only_one, only_other)
     else:
         wrong = np.mean(other, axis=0) - np.mean(one, axis=0)
         value, half_width = wrong.mean(), NORMAL * wrong.std() / sqrt(len(wrong))
-        told = abs(value) > half_width
-    return Difference(
-        100 * float(value), 100 * float(half_width), told=bool(told), images=len(one[0])
-    )
+        significant = abs(value) > half_width
+    points, width = 100 * float(value), 100 * float(half_width)
+    return Difference(points, width, bool(significant), images=len(one[0]))

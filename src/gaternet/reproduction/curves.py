@@ -34,8 +34,8 @@ DIFFERENCE_HEADS = (
     "multiply-accumulates needed",
 )
 ONE_OF_EACH = """\
-Differences are of the same test images, told by McNemar's exact test at 5 %: of these networks, and
-not of what other seeds would do; multiply-accumulates are a multiple of the second's."""
+Differences are on the same test images, judged by McNemar's exact test at 5 %: they compare these
+networks, not what other seeds would do. Multiply-accumulates are a multiple of the second's."""
 NAMES = {"trained": "one mask", "majority": "gates of most images"}
 """Of masks for all images."""
 
@@ -61,8 +61,8 @@ def label(point: CurvePoint) -> str:
     name = titled(point.backbone)
     if point.plain:
         return f"{name}-Control" if point.goes_on else name
-    told = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]
-    return ", ".join([name, told, *([NAMES[point.mask]] if point.mask else [])])
+    kind = f"budget {point.budget:g}" if point.budget else point.run.rpartition("/")[2]
+    return ", ".join([name, kind, *([NAMES[point.mask]] if point.mask else [])])
 
 
 def unbeaten(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> list[CurvePoint]:
@@ -159,11 +159,11 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         yield f"multiply-accumulates: {_front(rivals, millions)}. On that of error and time:"
         yield f"{_front(rivals, milliseconds)}."
         beside = {each: beside_plain(each, rivals) for each in as_trained(rivals)}
-        told = [f"{label(each)} {gap:+z.1f}" for each, gap in beside.items() if gap is not None]
-        if told:
+        gaps = [f"{label(each)} {gap:+z.1f}" for each, gap in beside.items() if gap is not None]
+        if gaps:
             yield "Against straight lines between the plain networks that no other plain one beats,"
             yield "each at the threshold that it was trained for, in percentage points of error:"
-            yield f"{'; '.join(told)}."
+            yield f"{'; '.join(gaps)}."
 
 
 def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:

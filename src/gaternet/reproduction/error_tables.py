@@ -106,7 +106,7 @@ def _of_block(block: Block, runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]
         compared = tuple(_comparisons(block, {row.recipe: each for row, each in shown}))
         about = block.subject is None or block.subject in {row.recipe for row, _ in shown}
         if compared and about:  # what compares with nothing says nothing
-            yield ErrorTable(block, _told(block, phases), phases.short, shown, compared)
+            yield ErrorTable(block, _schedule(block, phases), phases.short, shown, compared)
 
 
 def _phases(run: MeasuredRun) -> _Phases | None:
@@ -158,14 +158,14 @@ def _seed(run: MeasuredRun) -> int:
     return run.seed
 
 
-def _told(block: Block, phases: _Phases) -> str:
+def _schedule(block: Block, phases: _Phases) -> str:
     paper = RECIPES[block.rows[0].recipe].epochs
     if phases.before != phases.epochs:
         return f"{phases.before} epochs, then {phases.epochs}, in place of {paper} each"
     if not phases.short and phases.epochs == paper:
         return f"the paper's {paper} epochs a phase"
-    told = f"{phases.epochs} epochs a phase in place of {paper}"
-    return told if phases.short else f"the paper's schedule in {told}"
+    shortened = f"{phases.epochs} epochs a phase in place of {paper}"
+    return shortened if phases.short else f"the paper's schedule in {shortened}"
 
 
 def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Iterator[Comparison]:
@@ -252,8 +252,8 @@ def _open_gates(runs: Sequence[MeasuredRun]) -> str:
 
 def _computed_with(runs: Sequence[MeasuredRun]) -> str:
     versions = sorted({run.torch for run in runs if run.torch})
-    told = [f"torch {', '.join(versions)}"] if versions else []
-    return "; ".join([*sorted({run.hardware for run in runs}), *told])
+    torch = [f"torch {', '.join(versions)}"] if versions else []
+    return "; ".join([*sorted({run.hardware for run in runs}), *torch])
 
 
 def _epochs(run: MeasuredRun) -> str:
@@ -261,8 +261,8 @@ def _epochs(run: MeasuredRun) -> str:
     if run.averaged:
         return f"{run.averaged} × {run.epochs}"
     before = run.pretrain_epochs or {}
-    told = [f"{before[part]} + {run.epochs}" for part in ("backbone", "gater") if part in before]
-    return ", gater ".join(told) or str(run.epochs)
+    phases = [f"{before[part]} + {run.epochs}" for part in ("backbone", "gater") if part in before]
+    return ", gater ".join(phases) or str(run.epochs)
 
 
 def _compared(each: Comparison) -> list[str]:

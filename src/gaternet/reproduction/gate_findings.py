@@ -22,7 +22,7 @@ from gaternet.reproduction.gate_swaps import class_section, swap_section, traine
 from gaternet.reproduction.results import Measurement
 
 TITLE = "What the gates do"
-HOLDS, FAILS, UNTOLD = "holds", "contradicted", "not told"
+HOLDS, FAILS, UNCLEAR = "holds", "contradicted", "inconclusive"
 UNIFORM_DISTANCE = 0.057
 """Kolmogorov's distance of a uniform distribution from the normal one with its mean and deviation:
 at z = 0.804, where the normal density is 1 / √12."""
@@ -31,9 +31,9 @@ SAME_GATES = "no gate depends on the image: all images have the same."
 RULES = """\
 The paper judges by eye, and the gates of ResNet-164-Gated: 1,567 of its 7,200 gates (22 %) depend
 on the image, and an image opens 5,453 (76 %) on average. Here a trend with depth is Kendall's τ
-over the gated layers, told where p < 0.05; a difference is told by its 95 % interval; the gater has
-taken over where, under the gates of an image of another class, more images are given that class
-than keep their own, while how far gates set classes apart is told and not judged; and a
+over the gated layers, significant where p < 0.05; a difference is judged by its 95 % interval; the
+gater has taken over where, under the gates of an image of another class, more images are given that
+class than keep their own, while how far gates set classes apart is reported and not judged; and a
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
 Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
 questions; figures are of the one with the lowest error alone."""
@@ -78,7 +78,7 @@ def findings_section(
             yield ""
         seeds = [measured.found.seed for measured in networks]
         for found in zip(*(findings(measured.found) for measured in networks), strict=True):
-            yield from _told_of(list(zip(seeds, found, strict=True)))
+            yield from _finding_lines(list(zip(seeds, found, strict=True)))
             if place == 0 and (figure := found[0].figure):
                 yield f"![{found[0].caption}]({pictures}/{networks[0].name}-{figure}.png)"
                 yield ""
@@ -98,12 +98,12 @@ def trained_alike(
     return list(groups.values())
 
 
-def _told_of(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
+def _finding_lines(found: Sequence[tuple[int, Finding]]) -> Iterator[str]:
     """Yield what becomes of one finding of the paper, by seed."""
     first = found[0][1]
     verdicts = {each.verdict for _, each in found}
-    told = ", ".join(f"{each.verdict} for seed {seed}" for seed, each in found)
-    yield f"### {first.title}: {first.verdict if len(verdicts) == 1 else told}"
+    by_seed = ", ".join(f"{each.verdict} for seed {seed}" for seed, each in found)
+    yield f"### {first.title}: {first.verdict if len(verdicts) == 1 else by_seed}"
     yield ""
     yield f"Paper: {first.paper}"
     yield ""
@@ -131,9 +131,9 @@ def _redundancy(behaviour: Behaviour) -> Finding:
     trend = depth_trend(off)
     count = sum(layer.always_off for layer in layers)
     if trend is None:
-        rest = "so that this tells no layer from another"
+        rest = "so that no layer differs from another in this"
     else:
-        rest = f"{_ends(off)} ({_told(trend)})"
+        rest = f"{_ends(off)} ({_statistics(trend)})"
     return Finding(
         "Shallow layers are more redundant than deep ones",
         "in shallow blocks up to 68.75 % of the gates are off for all test images; the share falls "
@@ -166,7 +166,7 @@ def _dependence(behaviour: Behaviour) -> Finding:
 
 def _classes(behaviour: Behaviour) -> Finding:
     likeness, probes = class_likeness(behaviour.agreement), behaviour.probes
-    here, verdict = "there are no classes of two images each to compare.", UNTOLD
+    here, verdict = "there are no classes of two images each to compare.", UNCLEAR
     if not _dependent(behaviour):
         here = SAME_GATES
     elif likeness:
@@ -197,7 +197,7 @@ def _classes(behaviour: Behaviour) -> Finding:
 def _division_of_labour(behaviour: Behaviour) -> Finding:
     """Ask who is believed where gates and image are of different classes."""
     swap = next((swap for swap in behaviour.swaps if swap.gates == OTHER_CLASS), None)
-    here, verdict = "there are no images of two classes.", UNTOLD
+    here, verdict = "there are no images of two classes.", UNCLEAR
     if swap and swap.followed is None:
         here = "not measured: the file is of an earlier version."
     elif not _dependent(behaviour):
@@ -239,7 +239,7 @@ def _normality(behaviour: Behaviour) -> Finding:
     )
     if opened.most == behaviour.gates:
         here += f" {behaviour.opened[-1]:,} images open all{_most_of(behaviour.all_open)}."
-    verdict = UNTOLD
+    verdict = UNCLEAR
     if opened.distance is not None:
         margin = chance_distance(behaviour.images)
         here += (
@@ -264,16 +264,16 @@ def _normality(behaviour: Behaviour) -> Finding:
 def _cost(costs: Costs) -> str:
     """Say what images cost, and whether those that are hard cost more."""
     mean, deviation = (100 * each / costs.backbone for each in (costs.mean, costs.deviation))
-    told = (
+    needs = (
         f"An image needs {mean:.1f} % of the plain backbone's multiply-accumulates on average, the "
         f"gater's included, with a standard deviation of {deviation:.1f} points"
     )
     outcome = costs.by_outcome
     if outcome.difference is None or outcome.interval is None:
-        return f"{told}."
+        return f"{needs}."
     more, width = (100 * each / costs.backbone for each in (outcome.difference, outcome.interval))
     return (
-        f"{told}; images that are classified wrongly need {abs(more):.1f} ± {width:.1f} points "
+        f"{needs}; images that are classified wrongly need {abs(more):.1f} ± {width:.1f} points "
         f"{'more' if more > 0 else 'less'} than the others."
     )
 
@@ -309,24 +309,24 @@ def _ends(shares: Sequence[float]) -> str:
     return f"{first:.0f} % of the first layer's gates and {last:.0f} % of the last layer's"
 
 
-def _told(trend: Trend) -> str:
+def _statistics(trend: Trend) -> str:
     p = f"p = {trend.p:.2g}" if trend.p >= 0.001 else "p < 0.001"
     return f"τ = {trend.tau:+.2f}, {p}"
 
 
 def _trend_of(shares: Sequence[float]) -> str:
     trend = depth_trend(shares)
-    return f" ({_told(trend)})" if trend else ""
+    return f" ({_statistics(trend)})" if trend else ""
 
 
 def _trend_verdict(trend: Trend | None, *, rises: bool) -> str:
-    if trend is None or not trend.told:
-        return UNTOLD
+    if trend is None or not trend.significant:
+        return UNCLEAR
     return HOLDS if (trend.tau > 0) == rises else FAILS
 
 
 def _verdict(margin: float, half_width: float) -> str:
     """Return what an interval around a margin says that should be above 0."""
     if abs(margin) <= half_width:
-        return UNTOLD
+        return UNCLEAR
     return HOLDS if margin > 0 else FAILS

@@ -70,10 +70,10 @@ class Job:
         Those that are given lie in runs/, where `gaternet reproduce` puts them unless it is told.
         """
         recipe = self.recipe
-        told = ["--epochs", str(recipe.epochs), "--seed", str(recipe.seed)]
+        words = ["--epochs", str(recipe.epochs), "--seed", str(recipe.seed)]
         for part, job in self.given.items():
-            told += [f"--{part}", f"runs/{job.name}"]
-        return shlex.join(["gaternet", "train", recipe.name, *told])
+            words += [f"--{part}", f"runs/{job.name}"]
+        return shlex.join(["gaternet", "train", recipe.name, *words])
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class EnsembleJob(Job):
         recipe = self.recipe
         row = recipe.name.removesuffix(SHORT)
         length = ("--short",) if recipe.name.endswith(SHORT) else ()
-        told = (*length, "--epochs", str(recipe.epochs), "--seeds", str(recipe.seed))
-        return shlex.join(["gaternet", "reproduce", "table1", "--rows", row, *told])
+        words = (*length, "--epochs", str(recipe.epochs), "--seeds", str(recipe.seed))
+        return shlex.join(["gaternet", "reproduce", "table1", "--rows", row, *words])
 
 
 def jobs_of(block: Block, rows: Iterable[str], seeds: Iterable[int], length: Length) -> list[Job]:
@@ -134,5 +134,5 @@ def _job(row: Row, name: str, seed: int, length: Length) -> Job:
 
 def _before(part: str, joint: Recipe, length: Length) -> Recipe:
     recipe = pretraining(part, joint)
-    told = length.pretrain_epochs
-    return replace(recipe, epochs=recipe.epochs if told is None else told)
+    epochs = length.pretrain_epochs
+    return replace(recipe, epochs=recipe.epochs if epochs is None else epochs)

@@ -27,18 +27,19 @@ of classes averaged: about as many parameters, and nothing more trained. One mas
 trained as gates are, with a gater that sees nothing. All others are trained once; smaller networks,
 beside gates that save multiply-accumulates, for as many epochs as these have had in both phases.
 
-In tables of errors, the standard deviation over seeds stands after ±; of differences, half the
-width of a 95 % interval: Student's t over seeds, of these test images, the variance pooled over the
-networks of a table where that has 3 degrees of freedom, runs that start from the same networks
-taken for independent, no correction for asking several questions. Where it is known which test
-images each run classifies rightly, the interval of other images is given if it is wider: that tells
-these networks apart, and not what other seeds would do. The paper prints one figure a row, and no
-spread. Training errors are the last epoch's, of augmented images under training's gates, where they
-were kept. Multiply-accumulates are of one image with every filter computed, the gater's included;
-needed are those that are left when closed filters are skipped, in tables of differences the first
-network's as a multiple of the second's: that is the cost at which it has its error.
-Hours are those of the last phase of each run, on a machine with other work: they are no measure of
-what a network costs.
+In tables of errors, ± is the standard deviation over seeds. In tables of differences it is half the
+width of a 95 % interval: Student's t over seeds, on these test images, with the variance pooled
+over the networks of a table once that has 3 degrees of freedom. Runs that start from the same
+networks are taken as independent, and nothing corrects for asking several questions. Where it is
+known which test images each run classifies rightly, the interval over test images is given if it is
+wider: it compares these very networks, and does not say what other seeds would do. The paper prints
+one figure a row, and no spread.
+
+Training errors are the last epoch's, on augmented images under training's gates, where they were
+kept. Multiply-accumulates are of one image with every filter computed, the gater's included; needed
+are those that are left when closed filters are skipped. In tables of differences they are the first
+network's as a multiple of the second's: the cost at which it has its error. Hours are those of the
+last phase of each run, on a machine with other work: they do not measure what a network costs.
 """
 
 

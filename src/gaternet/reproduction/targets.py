@@ -18,7 +18,7 @@ CHEAPER = {"-budget-35": "resnet20-narrow", "": "resnet20-narrow", "-budget-70":
 but for ResNet-8, which needs more than a ResNet-20 of half the width and fits even its training
 images less well."""
 MASKS_REMARK = """\
-Masks that are trained are not the best that there are: whether it pays to choose by image is told
+Masks that are trained are not the best that there are: whether it pays to choose by image is seen
 below, where the same networks stand beside the gates that they open for most images."""
 
 
@@ -101,9 +101,9 @@ def efficient() -> tuple[Block, ...]:
     rows = (
         Row("ResNet-20", plain),
         Row("ResNet-20-Control", control),
-        *(Row(f"ResNet-20, budget {told}", gated + end) for told, end in budgets.items()),
+        *(Row(f"ResNet-20, budget {share}", gated + end) for share, end in budgets.items()),
         *(Row(titled(name), f"cifar10/{name}", as_long=True) for name in smaller),
-        *(Row(f"one mask, budget {told}", fixed + end) for told, end in budgets.items()),
+        *(Row(f"one mask, budget {share}", fixed + end) for share, end in budgets.items()),
     )
     masks = tuple((gated + end, fixed + end) for end in budgets.values())
     whole = tuple((gated + end, control) for end in budgets.values())

@@ -17,7 +17,7 @@ INTRODUCTION = """\
 What the paper leaves open is tried on training images that were held out. All runs start from the
 same pre-trained networks, one seed each, and differ in what is named; the control is the backbone
 trained on without gates. Differences are in percentage points with 95 % intervals, of the same
-images, and told by McNemar's exact test at 5 %: they tell these networks apart. Seeds vary besides,
+images, and judged by McNemar's exact test at 5 %, for these very networks. Seeds vary besides,
 which one of each does not show: more than one in twenty changes without effect will seem to have
 one. Training errors are of augmented images under each run's own noise. Open gates are those of an
 image, and multiply-accumulates what it needs on average, the gater's included, of the plain
@@ -69,16 +69,16 @@ def _cells(row: Trial, images: int) -> list[str]:
 def _verdicts(found: Trials) -> Iterator[str]:
     """Yield which changes matter, and what λ the recipe has."""
     changes = [row for row in found.rows if row.changes]
-    told = [row for row in changes if differ(row.gained, row.lost)]
-    lower = [_named(row) for row in told if row.gained > row.lost]
-    higher = [_named(row) for row in told if row.gained < row.lost]
-    same = [_named(row) for row in changes if row not in told]
+    significant = [row for row in changes if differ(row.gained, row.lost)]
+    lower = [_named(row) for row in significant if row.gained > row.lost]
+    higher = [_named(row) for row in significant if row.gained < row.lost]
+    same = [_named(row) for row in changes if row not in significant]
     if lower:
         yield f"A lower error than {AS_IT_IS}: {'; '.join(lower)}."
     if higher:
         yield f"A higher error than {AS_IT_IS}: {'; '.join(higher)}."
     if same:
-        yield f"Not told from {AS_IT_IS}: {'; '.join(same)}."
+        yield f"No significant difference from {AS_IT_IS}: {'; '.join(same)}."
     recipe = RECIPES.get(found.recipe)
     if recipe and recipe.gating:
         yield f"The recipe has λ = {recipe.gating.sparsity:g}."

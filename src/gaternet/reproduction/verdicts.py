@@ -29,7 +29,7 @@ class Comparison:
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """Say what differences support, of whichever side has fewer networks one after another."""
     if all(each.found.half_width is None for each in comparisons):
-        return "Too few seeds: no difference is told from chance."
+        return "Too few seeds to say whether any difference is more than chance."
     seconds = {each.second.label for each in comparisons}
     firsts = {each.first.label for each in comparisons}
     said = _by_second if len(seconds) < len(firsts) else _by_first
@@ -42,14 +42,14 @@ def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:
         mine = [each for each in comparisons if each.first.label == first]
         parts = []
         for group, words in GROUPS.items():
-            told = [each for each in mine if each.found.verdict == group]
-            others = [each.second.label + _at_cost(each) for each in told]
+            such = [each for each in mine if each.found.verdict == group]
+            others = [each.second.label + _at_cost(each) for each in such]
             if others:
                 parts.append(f"{words} {listed(others)}")
         has = [f"has {' and '.join(parts)}"] if parts else []
         unknown = [each for each in mine if each.found.verdict not in GROUPS]
         others = [each.second.label + _at_cost(each) for each in unknown]
-        same = [f"is not told apart from {listed(others)}"] if others else []
+        same = [f"does not differ significantly from {listed(others)}"] if others else []
         yield f"{first} {', and '.join(has + same)}."
 
 
@@ -58,14 +58,14 @@ def _by_second(comparisons: Sequence[Comparison]) -> Iterator[str]:
     for second in dict.fromkeys(each.second.label for each in comparisons):
         mine = [each for each in comparisons if each.second.label == second]
         for group, words in GROUPS.items():
-            told = [each for each in mine if each.found.verdict == group]
-            firsts = [each.first.label + _at_cost(each) for each in told]
+            such = [each for each in mine if each.found.verdict == group]
+            firsts = [each.first.label + _at_cost(each) for each in such]
             if firsts:
                 yield f"{words.capitalize()} {second}: {'; '.join(firsts)}."
         unknown = [each for each in mine if each.found.verdict not in GROUPS]
         firsts = [each.first.label + _at_cost(each) for each in unknown]
         if firsts:
-            yield f"Not told apart from {second}: {'; '.join(firsts)}."
+            yield f"No significant difference from {second}: {'; '.join(firsts)}."
 
 
 def _at_cost(each: Comparison) -> str:
@@ -76,7 +76,7 @@ def _at_cost(each: Comparison) -> str:
 
 
 def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield how large a difference must be to be told, and what those of the same images tell."""
+    """Yield how large a difference must be to show, and what those on the same images mean."""
     found = [each.found for each in comparisons]
     of_seeds = [each for each in found if each.freedom]
     widths = [each.half_width for each in of_seeds if each.verdict not in GROUPS]
@@ -85,13 +85,13 @@ def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
         least, most = (f"{width:.1f}" for width in (min(sizes), max(sizes)))
         size = least if least == most else f"{least} to {most}"
         yield (
-            f"Not told apart does not mean equal: with {freedom} degrees of freedom only "
-            f"differences above {size} points are told."
+            f"Not significant does not mean equal: with {freedom} degrees of freedom only "
+            f"differences above {size} points are significant."
         )
     if images := max(each.images for each in found):
         yield (
-            f"Differences of the same {images:,} test images tell these networks apart at 5 %: by "
-            "McNemar's exact test where there is one seed of each, else by the interval. Seeds "
-            "vary besides, which so few do not show: more than one in twenty changes without "
-            "effect will seem to have one."
+            f"Differences on the same {images:,} test images are significant at 5 % for these very "
+            "networks: by McNemar's exact test where there is one seed of each, else by the "
+            "interval. Seeds vary besides, which so few do not show: more than one in twenty "
+            "changes without effect will seem to have one."
         )

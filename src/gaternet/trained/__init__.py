@@ -69,6 +69,6 @@ def size(directory: Path) -> int:
     return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
-def _model(name: str, told: dict[str, Any]) -> TrainedModel:
+def _model(name: str, about: dict[str, Any]) -> TrainedModel:
     kept = ("recipe", "epochs", "seed", "test_error_percent", "parameters")
-    return TrainedModel(name, **{key: told[key] for key in kept}, bytes=size(FOLDER / name))
+    return TrainedModel(name, **{key: about[key] for key in kept}, bytes=size(FOLDER / name))

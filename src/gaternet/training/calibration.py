@@ -25,7 +25,7 @@ AS_THEY_ARE = Augmentation(crop_padding=0, mirror=False)
 
 
 MISSED = 0.05
-"""Of a budget: what is off by more than this is told."""
+"""Of a budget: what is off by more than this is reported."""
 
 
 def calibrate(trainer: Trainer, images: Images) -> str | None:

@@ -91,16 +91,16 @@ def find_origin(model: nn.Module, losses: Callable[[], Iterable[Tensor]]) -> Ori
 
 
 def describe(origins: Iterable[Origin], epoch: int, step: int) -> str:
-    """Return what to tell of a step that was held back; `origins` are those of all processes."""
+    """Return what to say of a step that was held back; `origins` are those of all processes."""
     every = list(origins)
-    told = [
+    places = [
         f"{origin.place}{f' in process {rank}' if len(every) > 1 else ''}"
         for rank, origin in enumerate(every)
         if origin.place
     ]
     bad = [origin.loss for origin in every if not abs(origin.loss) < float("inf")]
     what = f"the loss became {bad[0]}" if bad else "gradients became infinite or NaN"
-    where = told[0] if told else "the sum of the gradients, no layer's own"
+    where = places[0] if places else "the sum of the gradients, no layer's own"
     return (
         f"{what} in epoch {epoch}, step {step}, first in {where}. That step was not taken, and "
         "checkpoints of earlier epochs are kept. Start again in a new --out with a lower "

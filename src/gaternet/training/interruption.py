@@ -116,7 +116,7 @@ class Watch:
             return False, 0
         pace = self._steps / max(now - self._looked, 1e-9)
         wait = min(max(1, int(pace * LOOK_SECONDS)), MOST_STEPS)
-        told = (int(due), self.interruption.received, wait)
-        saves, received, self._wait = self._processes.largest(told)
+        own = (int(due), self.interruption.received, wait)
+        saves, received, self._wait = self._processes.largest(own)
         self._steps, self._looked = 0, time.monotonic()
         return bool(saves), received

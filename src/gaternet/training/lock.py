@@ -167,7 +167,7 @@ def _read(descriptor: int) -> Holder | None:
 
 
 def _beginning(pid: int) -> str | None:
-    """Return when a process began, in ticks since this boot; None where that is not told."""
+    """Return when a process began, in ticks since this boot; None where that is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # Its second field, the command in brackets, may hold anything.

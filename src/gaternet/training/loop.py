@@ -11,6 +11,7 @@ from gaternet.errors import Interrupted, UserError
 from gaternet.model import GatedModel
 from gaternet.training.calibration import calibrate
 from gaternet.training.collapse import WARNING, collapse_warning
+from gaternet.training.compute import hardware
 from gaternet.training.evaluation import evaluate
 from gaternet.training.interruption import Watch
 from gaternet.training.progress import Reporter
@@ -74,8 +75,8 @@ def fit(
             if board:
                 board.add_epoch(metrics)
             reporter.epoch(metrics)
-            if told := watch.look(at_once=True)[1]:
-                raise Interrupted(told, f" behind epoch {trainer.epoch}")
+            if received := watch.look(at_once=True)[1]:
+                raise Interrupted(received, f" behind epoch {trainer.epoch}")
 
 
 def _train_epoch(
@@ -84,14 +85,16 @@ def _train_epoch(
     """Train one epoch, saving and stopping on the way as `watch` has it."""
 
     def behind_step() -> None:
-        due, told = watch.look()
-        if due or told:
+        due, received = watch.look()
+        if due or received:
             trainer.stop_if_diverged(images)
             trainer.note_skipped(images)
             run.save_checkpoint(trainer.epoch, *trainer.state(), step=trainer.steps)
             watch.saved()
-        if told:
-            raise Interrupted(told, f" behind step {trainer.steps} of epoch {trainer.epoch + 1}")
+        if received:
+            raise Interrupted(
+                received, f" behind step {trainer.steps} of epoch {trainer.epoch + 1}"
+            )
 
     return trainer.train_epoch(images, reporter, behind_step)
 
@@ -111,6 +114,7 @@ def _close_epoch(
     if trainer.skipped:
         metrics["skipped_images"] = len(trainer.skipped)
     metrics["seconds"] = time.monotonic() - trainer.began
+    metrics["hardware"] = hardware(trainer.plan.device)
     _check_finite(shown[shown["form"]]["loss"], trainer.epoch)
     return metrics
 

@@ -163,6 +163,6 @@ def begun_before(out: Path, processes: Processes) -> bool:
 
 
 def _tells_of_a_lost_process(error: RuntimeError) -> bool:
-    """Whether it comes from NCCL or Gloo; Gloo's errors are told by their texts alone."""
+    """Whether it comes from NCCL or Gloo; Gloo's errors are known by their texts alone."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(part in text for part in _GLOO)

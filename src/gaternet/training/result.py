@@ -1,7 +1,7 @@
 """What a finished run measured: errors, costs, gates, and what it took."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,9 +46,16 @@ def measure(
         "wall_seconds": round(sum(line["seconds"] for line in epochs)),
         "training_error_percent": epochs[-1]["error_percent"] if epochs else None,
         **errors_and_costs(model, test, recipe.data, trainer.plan),
+        **_trained_on(epochs),
         "settings": settings,
         "changes": list(run.config.changes),
     }
+
+
+def _trained_on(epochs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the hardware of all epochs: a run may go on elsewhere. Nothing where none was kept."""
+    found = dict.fromkeys(line["hardware"] for line in epochs if "hardware" in line)
+    return {"hardware": "; ".join(found)} if found else {}
 
 
 def errors_and_costs(

@@ -82,7 +82,7 @@ def train_several(recipe: Recipe, sources: Sources, several: Several) -> list[fl
     wanted = [seed for seed in several.seeds if not _ended(several, seed, config)]
     at_once = _at_once(several, len(wanted))
     children = _Children(_shared(at_once))
-    with children.told_of_signals(), ThreadPoolExecutor(at_once) as pool:
+    with children.handing_signals_on(), ThreadPoolExecutor(at_once) as pool:
         codes = list(pool.map(lambda s: children.run(several.command(s), f"seed {s}"), wanted))
     if children.received:
         sys.exit(128 + children.received)
@@ -124,8 +124,8 @@ class _Children:
     received: int = 0
     """The signal that told this process to end."""
     running: set[subprocess.Popen[str]] = field(default_factory=set)
-    telling: RLock = field(default_factory=RLock)
-    """So that a child which is started as the signal comes is told, and told once."""
+    handing_on: RLock = field(default_factory=RLock)
+    """So that a child that is started as the signal comes gets it, and gets it once."""
 
     def run(self, words: Sequence[str], name: str) -> int:
         """Run `gaternet train` with these words; return its exit code."""
@@ -140,23 +140,23 @@ class _Children:
             # Ctrl-C in a terminal reaches this process alone, which hands it on.
             start_new_session=True,
         ) as child:
-            with self.telling:
+            with self.handing_on:
                 self.running.add(child)
                 if self.received:
                     child.send_signal(self.received)
             assert child.stdout is not None
             for line in child.stdout:
                 print(f"{name}: {line}", end="", flush=True)
-        with self.telling:
+        with self.handing_on:
             self.running.discard(child)
         return child.returncode
 
     @contextmanager
-    def told_of_signals(self) -> Iterator[None]:
+    def handing_signals_on(self) -> Iterator[None]:
         """Hand signals that end a process on to all that run."""
 
         def hand_on(number: int, _: FrameType | None) -> None:
-            with self.telling:
+            with self.handing_on:
                 self.received = number
                 for child in tuple(self.running):
                     child.send_signal(number)

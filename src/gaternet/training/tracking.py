@@ -20,7 +20,7 @@ class Board:
     """Writes every number of an epoch's metrics into the run's TensorBoard directory.
 
     It is made anew from metrics.jsonl, so that a run that goes on has every epoch once. Nothing is
-    left to a thread, as TensorBoard's own writer does: a full disk is told here, in one line.
+    left to a thread, as TensorBoard's own writer does: a full disk is reported here, in one line.
 
     Raises UserError where the disk does not take it.
     """

@@ -13,7 +13,7 @@ DTYPES = ("uint8", "uint16", "uint32", "float32")
 BANDS = 60
 """Into which the map of images is cut, so that neighbours follow each other."""
 COMPARED_CLASSES = 60
-"""With more classes only the nearest of each are told."""
+"""With more classes only the nearest of each are shown."""
 NEAREST = 20
 GATES_AT_ONCE = 256
 
