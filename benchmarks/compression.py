@@ -39,7 +39,7 @@ def main(
     """
     trained = open_run(run)
     if trained.result is None:
-        raise UserError(f"{run} has not ended: go on with its --resume first")
+        raise UserError(f"{run} has not finished training: go on with its --resume first")
     gating = trained.config.recipe.gating
     about = {name: trained.result[name] for name in TOLD}
     about |= {"sparsity": gating.sparsity if gating else None}

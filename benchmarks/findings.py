@@ -42,7 +42,7 @@ def main(arguments: Arguments) -> None:
     """Analyze a run and write what is kept of it."""
     run = open_run(arguments.run)
     if run.result is None:
-        raise UserError(f"{run.path} has not ended: go on with its --resume first")
+        raise UserError(f"{run.path} has not finished training: go on with its --resume first")
     with tempfile.TemporaryDirectory() as folder:
         request = AnalysisRequest(
             arguments.data, arguments.split, Path(folder), tsne=False, device=arguments.device

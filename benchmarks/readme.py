@@ -15,7 +15,7 @@ from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS
 from gaternet.disk import write_file
 from gaternet.errors import UserError
 from gaternet.recipes import RECIPES
-from gaternet.reproduction.curves import as_trained, beside_plain, label
+from gaternet.reproduction.curves import as_trained, beside_plain, label, shown
 from gaternet.reproduction.error_tables import ErrorTable, error_tables
 from gaternet.reproduction.gate_swaps import swap_table
 from gaternet.reproduction.markdown import table
@@ -108,7 +108,9 @@ def costs(found: Results) -> Iterator[str]:
     yield "with gates or without, and those of a gater not counted;"
     yield f"{measured.hardware}, {measured.date}"
     yield f"([numbers and every threshold]({RESULTS}/{measured.file})). *Against plain*: percentage"
-    yield "points of error, less those of straight lines between the best plain networks."
+    yield "points of error, less those of straight lines between the best plain networks, with 95 %"
+    yield "intervals of other images. Gates by image are timed in this package's runtime, others"
+    yield "in the fastest of a plain network's forms."
 
 
 def _cost(point: CurvePoint, points: Sequence[CurvePoint]) -> list[str]:
@@ -116,7 +118,7 @@ def _cost(point: CurvePoint, points: Sequence[CurvePoint]) -> list[str]:
     return [
         label(point),
         f"{point.error_percent:.2f} %",
-        "" if gap is None else f"{gap:+z.1f}",
+        "" if gap is None else shown(gap),
         f"{point.macs / 1e6:.1f} M",
         f"{point.median_ms:.2f}",
     ]

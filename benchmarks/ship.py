@@ -78,7 +78,7 @@ def read_card(run: Run, file: Path) -> dict[str, Any]:
     """
     measured = run.result
     if measured is None:
-        raise UserError(f"{run.path} has not ended: go on with its --resume first")
+        raise UserError(f"{run.path} has not finished training: go on with its --resume first")
     card = validate(dict[str, Any], read_json(file))
     for name in TOLD:
         if card.get(name) is None:

@@ -57,8 +57,11 @@ RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a list": (of(b"[]"), "is damaged"),
     "depth": (of(b'{"recipe":' * DEEP), "more than 32 levels"),
     "no text": (of(b"\xff\xfe"), "no text in UTF-8"),
-    "no number": (edited(lambda c: c["recipe"].update(seed=float("nan"))), "NaN is no number"),
-    "infinite mean": (data(mean=[float("inf")]), "Infinity is no number"),
+    "no number": (
+        edited(lambda c: c["recipe"].update(seed=float("nan"))),
+        "NaN is not allowed in JSON",
+    ),
+    "infinite mean": (data(mean=[float("inf")]), "Infinity is not allowed in JSON"),
     "a key twice": (of(b'{"data": 1, "data": 2}'), "'data' is there twice"),
     "2 GB": (sparse("config.json", 2**31), "has 2,147,483,648 bytes"),
     "pipe": (a_pipe("config.json"), "is not a file but a pipe"),

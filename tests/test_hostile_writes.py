@@ -43,8 +43,8 @@ def test_a_long_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
         (list(range(10**6)), r"it has 6,888,\d+ bytes"),
         ([[]] * 2**17, "it has more than 131,072 objects"),
         ("a" * (2**16 + 1), "a text in it has 65,537 characters"),
-        (float("nan"), "NaN is no number"),
-        (float("inf"), "Infinity is no number"),
+        (float("nan"), "NaN is not allowed in JSON"),
+        (float("inf"), "Infinity is not allowed in JSON"),
     ],
 )
 def test_what_could_not_be_read_is_not_written(value: object, reason: str, tmp_path: Path) -> None:

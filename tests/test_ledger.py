@@ -181,7 +181,7 @@ def test_terminal_shows_what_was_measured_and_why_a_row_differs(
     ("content", "message"),
     [
         ('{"recipe": ', r"a\.json is damaged"),
-        (json.dumps({k: v for k, v in RUN.items() if k != "seed"}), r"a\.json says nothing of 'se"),
+        (json.dumps({k: v for k, v in RUN.items() if k != "seed"}), r"a\.json has no 'se"),
         (None, r"no folder: --results takes"),
     ],
 )

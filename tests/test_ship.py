@@ -108,7 +108,7 @@ def test_run_that_has_not_ended_is_refused(
 ) -> None:
     run = Path(shutil.copytree(plain_run, tmp_path / "run"))
     (run / "result.json").unlink()
-    with pytest.raises(UserError, match="has not ended"):
+    with pytest.raises(UserError, match="has not finished training"):
         ship.main(run, published(plain_run, tmp_path), NAME, package)
     assert not tree(package)
 

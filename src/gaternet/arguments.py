@@ -58,7 +58,8 @@ class TrainingArguments:
     augmentation: Augmentation
     compute: Compute
     backbone: Path | None = None
-    """Run, or name from `gaternet models`, that its weights come from; none: as the recipe says."""
+    """Run, or name from `gaternet models`, that the backbone's weights come from; none: as the
+    recipe says."""
     pretrained: FlagCreatePairsOff[bool] = False
     """Start from timm's own weights where no run is given."""
     from_scratch: FlagCreatePairsOff[bool] = False
@@ -72,9 +73,10 @@ class TrainingArguments:
     allow_change: Annotated[
         tuple[str, ...], arg(metavar="FIELD [FIELD …]", help_behavior_hint="(default: none)")
     ] = ()
-    """With --resume: what may differ from the beginning; settings, images, gaternet, torch."""
+    """With --resume: what may have changed since the run was begun: settings, images,
+    gaternet, torch."""
     checkpoint_minutes: float = 15.0
-    """Minutes between checkpoints within an epoch; there is one behind every epoch."""
+    """Minutes between checkpoints within an epoch; there is one after every epoch."""
     seeds: Annotated[tuple[int, ...], arg(help_behavior_hint="(default: none)")] = ()
     """Several runs at once in place of --seed, one for each of these, into OUT/seed-N."""
     at_once: Annotated[
@@ -91,7 +93,8 @@ class GatedArguments(TrainingArguments):
 
     gating: Gating = field(default_factory=Gating)
     gater: Path | None = None
-    """Run, or name from `gaternet models`, that its weights come from; none: as the recipe says."""
+    """Run, or name from `gaternet models`, that the gater's weights come from; none: as the
+    recipe says."""
 
 
 def parse(recipe: Recipe, words: Sequence[str]) -> TrainingArguments:

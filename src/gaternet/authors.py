@@ -115,7 +115,8 @@ def _read(file: Path) -> Weights:
         isinstance(content.get(part), Mapping) for part in _PARTS
     ):
         raise UserError(
-            f"{file} is no checkpoint of the authors', a dict of {' and '.join(_PARTS)}; {_ADVICE}"
+            f"{file} is not one of the authors' checkpoints, a dict of {' and '.join(_PARTS)}; "
+            f"{_ADVICE}"
         )
     weights: Weights = {}
     for part in _PARTS:
@@ -152,7 +153,7 @@ def _depth(weights: Weights, prefix: str, file: Path) -> int:
     blocks = {name.removeprefix(stage).split(".")[0] for name in weights if name.startswith(stage)}
     if not 0 < len(blocks) <= _MOST_BLOCKS:
         found = f"{len(blocks)} blocks" if blocks else f"no {stage}block1"
-        raise UserError(f"{file} is no checkpoint of the authors': it has {found}")
+        raise UserError(f"{file} is not one of the authors' checkpoints: it has {found}")
     return 6 * len(blocks) + 2
 
 

@@ -152,7 +152,7 @@ def split_images(run: Run, data: str | None, split: str) -> Images:
     if images.classes != run.config.classes:
         raise UserError(
             f"{where} has other classes than {run.path} was trained on: "
-            f"{_differing(images, run)}; give --data with the same"
+            f"{_differing(images, run)}; give --data with the same classes"
         )
     if split in ("test", "train"):
         return images
@@ -245,7 +245,9 @@ def export_model(
     model = saved_models.load(path)
     if compiled:
         if out.suffix != ".pt2":
-            raise UsageError(f"--compiled goes with .pt2: {out} has no operator that skips filters")
+            raise UsageError(
+                f"--compiled needs --out FILE.pt2: {out} has no operator that skips filters"
+            )
         if not isinstance(model, GatedModel):
             raise UsageError(f"{path} is a plain network: --compiled needs gates")
         model = compile(model)

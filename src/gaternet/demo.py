@@ -83,7 +83,7 @@ def _comparison(plain: dict[str, Any], gated: dict[str, Any]) -> Table:
     table.add_row("gates always on", "", share(gates["always_on"]))
     table.add_row("gates always off", "", share(gates["always_off"]))
     table.add_row("gates input-dependent", "", share(gates["input_dependent"]))
-    table.add_row("gates open an image, mean", "", share(round(gates["mean_open"], 1)))
+    table.add_row("gates open per image, mean", "", share(round(gates["mean_open"], 1)))
     return table
 
 

@@ -46,10 +46,10 @@ def print_explanation(found: Explanation, page: Path | None, *, as_json: bool) -
                 row += [f"{layer.distance:.1f}", f"{layer.usual:.1f}"]
             layers.add_row(*row)
         console.print(layers)
-    lines = ["▇ open, · closed; of many gates, how many of some neighbours: ▁ few, █ all"]
+    lines = ["▇ open, · closed; in wide layers a mark is several neighbours: ▁ few open, █ all"]
     if found.compared:
         lines.append(
-            f"away: gates away from the mean of the class, over {found.compared}; usually: what "
+            f"away: gates away from the mean of the class, over {found.compared}; usually: how far "
             "images of the class are"
         )
     else:

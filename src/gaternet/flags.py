@@ -32,7 +32,7 @@ Threshold = Annotated[
     float | None,
     arg(help="Logit from which a gate is open; lower opens more; none: the run's."),
 ]
-Threads = Annotated[int | None, arg(help="Of the CPU; none: all that PyTorch uses.")]
+Threads = Annotated[int | None, arg(help="CPU threads; none: as many as PyTorch uses.")]
 DeviceName = Annotated[str, arg(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[Switch, arg(help="Print JSON and nothing else.")]
 

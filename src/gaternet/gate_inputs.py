@@ -32,7 +32,7 @@ class GateInput:
 
 
 def filter_input(graph: Graph, point: GatePoint) -> GateInput:
-    """What the conv behind a gate point reads.
+    """Return what the conv reads that makes a gate point's channels.
 
     Raises ValueError where no submodule has it, nor what it was computed from.
     """

@@ -187,13 +187,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> NoReturn:
     """Raise ValueError for NaN and Infinity, which are no JSON."""
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not allowed in JSON")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if isinf(number):
-        raise ValueError(f"{text[:80]} is larger than numbers are")
+        raise ValueError(f"{text[:80]} is too large for a number")
     return number
 
 

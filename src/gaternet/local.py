@@ -74,7 +74,7 @@ class LocalGaterNet(GatedModel):
         self.batch_norm = batch_norm
         self.inputs = inputs
         self._starts = [columns.start for columns in self.slices.values()]
-        self._present = _Present()
+        self._present = _ForwardState()
         self.heads = nn.ModuleList()
         for index, (point, given) in enumerate(zip(resolved, inputs, strict=True)):
             head = gate_head(
@@ -103,7 +103,7 @@ class LocalGaterNet(GatedModel):
         self, images: Tensor, form: GateForm | None = None, keys: Tensor | None = None
     ) -> tuple[Any, Decision]:
         """Return what the backbone returns under the gates of `decide`, and the decision."""
-        return self._run_deciding(images, keys, _Present(keys, evaluates=True, form=form))
+        return self._run_deciding(images, keys, _ForwardState(keys, evaluates=True, form=form))
 
     def see(self, index: int, features: Tensor) -> None:
         """Decide gate point number `index` from its feature map; the backbone's hooks call it."""
@@ -124,17 +124,17 @@ class LocalGaterNet(GatedModel):
         if own is None and self.training:
             # One key a sample for all layers: they share its branch, and draw what is their own.
             own = torch.randint(2**32, (images.shape[0],), device=images.device)
-        logits, decision = self._run_deciding(images, keys, _Present(own))
+        logits, decision = self._run_deciding(images, keys, _ForwardState(own))
         return GaterNetOutput(logits, decision.gates)
 
     def _run_deciding(
-        self, images: Tensor, keys: Tensor | None, present: "_Present"
+        self, images: Tensor, keys: Tensor | None, present: "_ForwardState"
     ) -> tuple[Any, Decision]:
         with self._alone():
             self._present = present
             logits = self._run(images, None, keys)
             if not torch.is_grad_enabled():
-                self._present = _Present()
+                self._present = _ForwardState()
         points = range(len(self.points))
         decision = Decision(
             torch.cat([present.logits[index] for index in points], dim=1),
@@ -167,7 +167,7 @@ class GlobalAveragePool(nn.Module):
         return features.mean(dim=(2, 3) if self.channel_dim == 1 else (1, 2))
 
 
-class _Present:
+class _ForwardState:
     """How the gates of the present forward are decided, and what was decided by now."""
 
     def __init__(
@@ -181,7 +181,7 @@ class _Present:
 
     def __getstate__(self) -> dict[str, Any]:
         # What was decided belongs to one forward; with its autograd history it cannot be copied.
-        return vars(_Present())
+        return vars(_ForwardState())
 
 
 def _places(

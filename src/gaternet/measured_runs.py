@@ -50,6 +50,8 @@ class MeasuredRun:
     """Percent, of the last epoch's augmented images under training's gates."""
     torch: str | None = None
     """Its version."""
+    precision: str | None = None
+    """The number format that it was trained in; none: it is not known, or nothing was trained."""
     judged: Judged | None = None
     """Which test images it classifies rightly; none where that was not kept."""
 
@@ -70,7 +72,9 @@ def read_runs(folder: Path) -> list[MeasuredRun]:
     Raises UserError for a folder that does not exist or a file in it that is no JSON.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: --results takes one of measured runs (*.json)")
+        raise UserError(
+            f"there is no folder {folder}: give --results one of measured runs (*.json)"
+        )
     runs = []
     for file in sorted(folder.glob("*.json")):
         values = read_json(file)
@@ -106,13 +110,14 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
             "date": values.get("date"),
             "training_error": values.get("training_error_percent"),
             "torch": values.get("torch"),
+            "precision": (values.get("computed_with") or {}).get("precision"),
             "judged": values.get("judged"),
         }
         return validate(MeasuredRun, fields)
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{file} is no result.json of a run: {error}") from None
     except KeyError as error:
-        raise UserError(f"{file} says nothing of {error}: it is no result.json of a run") from None
+        raise UserError(f"{file} has no {error}: it is no result.json of a run") from None
 
 
 def _is_shortened(values: dict[str, Any], full: Recipe) -> bool:

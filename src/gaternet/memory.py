@@ -22,7 +22,7 @@ def aliases(graph: Graph, node: fx.Node) -> set[fx.Node]:
 
 
 def is_overwritten(graph: Graph, node: fx.Node, after: fx.Node, until: fx.Node) -> bool:
-    """Whether a node's memory is overwritten behind one operation and not behind another."""
+    """Whether a node's memory is overwritten after one operation, by another one at the latest."""
     shared = aliases(graph, node)
     return any(
         graph.order(after) < graph.order(writer) <= graph.order(until)

@@ -5,9 +5,10 @@ from math import sqrt
 
 from scipy.stats import binomtest
 
+CONFIDENCE = 0.95
+"""Of every interval; a difference is significant below 1 less this."""
 NORMAL = 1.96
-"""Standard errors on either side of a 95 % interval."""
-SIGNIFICANT = 0.05
+"""Standard errors on either side of such an interval, where there are many images."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,18 @@ def paired_difference(first: float, second: float, images: float) -> PairedDiffe
     return PairedDifference(value, NORMAL * sqrt(variance / images))
 
 
-def differ(first: int, second: int) -> bool:
-    """Whether two networks' errors on the same images differ by more than chance.
+def p_value(first: int, second: int) -> float:
+    """Return how likely chance alone sets two networks' errors on the same images so far apart.
 
     first, second: images that one network alone classifies rightly, and the other alone
 
-    McNemar's exact test, two-sided at 5 %: of the images that only one of two equally good networks
+    McNemar's exact test, two-sided: of the images that only one of two equally good networks
     classifies rightly, each has half.
     """
     only_one = first + second
-    return bool(only_one) and float(binomtest(first, only_one).pvalue) < SIGNIFICANT
+    return float(binomtest(first, only_one).pvalue) if only_one else 1.0
+
+
+def differ(first: int, second: int) -> bool:
+    """Whether two networks' errors on the same images differ significantly, by `p_value`."""
+    return p_value(first, second) < 1 - CONFIDENCE

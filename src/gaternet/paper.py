@@ -82,11 +82,11 @@ NOTES = {
         "the printed 81.37 M lie between base width 74 (80.07 M) and 75 (82.22 M); 75 is built"
     ),
     ("Inception-v4", "imagenet"): (
-        "the usual Inception-v4 has 42.68 M; what the paper's has besides is not said"
+        "the usual Inception-v4 has 42.68 M; the paper does not say what else its own has"
     ),
     ("Inception-v4-Gated", "imagenet"): (
-        "the usual Inception-v4 with a ResNet-18 gater and a bottleneck of 256 has 58.26 M; what "
-        "the paper's has besides is not said"
+        "the usual Inception-v4 with a ResNet-18 gater and a bottleneck of 256 has 58.26 M; the "
+        "paper does not say what else its own has"
     ),
 }
 """(model, data set) → why the parameters of a row cannot agree."""

@@ -79,8 +79,8 @@ def trained_models(models: Iterable["TrainedModel"], *, as_json: bool) -> None:
         table.add_row(model.name, model.recipe, str(model.epochs), error, size)
     console.print(table)
     console.print(
-        "\nerror is that on test images; a name goes wherever a run is read: gaternet predict NAME "
-        "IMAGE, …",
+        "\nerror is that on test images; give a name wherever a run is expected: gaternet predict "
+        "NAME IMAGE, …",
         soft_wrap=True,
     )
 
@@ -183,7 +183,8 @@ def compression(report: "CompressionReport", out: str, *, as_json: bool) -> None
     else:
         what = (
             f"{report.removed:,} gates never opened, {report.always_on:,} never closed, "
-            f"{report.unneeded:,} have no reader left, {recorded} (tolerance {report.tolerance})"
+            f"{report.unneeded:,} are read by no layer any more, {recorded} "
+            f"(tolerance {report.tolerance})"
         )
         differing = (
             f", {proof.flips:,} of {proof.gates:,} gates that are left differ "
@@ -219,7 +220,7 @@ def ledger(rows: Iterable["LedgerRow"], *, as_json: bool) -> None:
         return
     console = Console(markup=False, highlight=False)
     for (number, dataset), group in groupby(rows, lambda row: (row.table, row.dataset)):
-        columns = ("gates", "params", "paper", "", "paper's error", "measured")
+        columns = ("gates", "params", "paper's", "", "paper's error", "measured")
         table = new_table(f"The paper's Table {number}, {dataset}", *columns)
         notes = []
         for row in group:

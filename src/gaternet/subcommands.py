@@ -54,7 +54,7 @@ def recipes(
 
 
 def models(json: Json = False) -> None:
-    """List the trained networks that come with gaternet: names that go where a run is read."""
+    """List the trained networks that come with gaternet: give a name wherever a run is expected."""
     from gaternet import presentation, trained
 
     presentation.trained_models(trained.models(), as_json=json)
@@ -149,8 +149,8 @@ def compress(
         out: Directory of the smaller run, its plan.json and report.json; it must be new.
         split: Images whose gates decide what goes; test images only serve the report.
         images: How many of them, and of the test images, at most; none: all.
-        tolerance: Gates that open for fewer images go as well; 0: those that open for none.
-        one_mask: Every gate goes, open for all images if it opens for more than half of them: a
+        tolerance: Gates that open for fewer images than this go too; 0: those that open for none.
+        one_mask: Remove every gate; filters stay that open for more than half of the images: a
             plain network is left, without a gater.
         plan: Plan of an earlier compression of the same run, in place of a new one.
     """
@@ -292,7 +292,7 @@ def reproduce(
     with interruptible(runs, "the same command") as interruption:
         left = run(request, Options(device, interruption=interruption))
     if left:
-        print(f"{len(left)} runs are missing still; the same command goes on")
+        print(f"runs still missing: {len(left)}; run the same command again to go on")
 
 
 def ledger(results: Path | None = None, json: Json = False) -> None:
@@ -336,7 +336,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "bench": (
-        "Count what a run's images need, measure how long they take, and training.",
+        "Measure what an image costs, in multiply-accumulates and time, and what training costs.",
         {"macs": bench.macs, "latency": bench.latency, "train": bench.train},
     ),
 }

@@ -268,7 +268,7 @@ def test_gates_that_are_all_open_are_reported(
         "probes": "no gate depends on the input",
         "similar": "no gate depends on the input",
         "class-agreement": "no gate depends on the input",
-        "open_gates.distance": "every image opens as many gates",
+        "open_gates.distance": "every image opens the same number of gates",
     }
     assert "not found out: embedding: no input-dependent gates" in shown
     assert found["open_gates"]["distance"] is None

@@ -73,7 +73,7 @@ def test_images_of_a_plain_run_need_all_its_filters(terminal: Terminal, plain_ru
     assert counted["images"] == len(load_digits("test"))
     assert (output["share"], output["threshold"], counted["deciding"]) == (1, None, 0)
     shown = terminal.succeed("bench", "macs", plain_run, "--images", "7", "--device", "cpu")
-    assert "who decides" not in shown
+    assert "gater or local heads" not in shown
     assert " 7" in shown
     refused = terminal.fail(2, "bench", "macs", plain_run, "--threshold", "1")
     assert "--threshold need gates" in refused

@@ -53,8 +53,8 @@ def test_networks_are_told_from_those_of_as_many_epochs() -> None:
         "On that of error and time: ResNet-8; ResNet-20. "
         # 14 less 17 − 5 · (20.4 − 12.5) / (40.8 − 12.5) = 15.60
         "Against straight lines between the plain networks that no other plain one beats, each at "
-        "the threshold that it was trained for, in percentage points of error: "
-        "ResNet-20, budget 0.5 -1.6."
+        "the threshold that it was trained for, in percentage points of error, with 95 % intervals "
+        "of other images: ResNet-20, budget 0.5 -1.6 ± 2.5."
     )
 
 
@@ -76,8 +76,8 @@ def test_one_mask_for_all_images_is_no_plain_network_and_has_one_point() -> None
     assert lines[-2].startswith("Of the 3 plain, 2 masked and 2 gated points of 12 epochs")
     # 15 less 15.60: the line is that of the plain networks alone.
     assert (
-        "ResNet-20, budget 0.5 -1.6; ResNet-20, budget 0.5, one mask -0.6; "
-        "ResNet-20, budget 0.5, gates of most images -2.6." in lines[-2]
+        "ResNet-20, budget 0.5 -1.6 ± 2.5; ResNet-20, budget 0.5, one mask -0.6 ± 2.2; "
+        "ResNet-20, budget 0.5, gates of most images -2.6 ± 2.8." in lines[-2]
     )
     assert [line.get_label() for line in curve_figure(curve).axes[0].lines] == [
         *("plain, 6 epochs", "plain, 12 epochs", "one mask, 12 epochs"),
@@ -116,7 +116,13 @@ def test_a_plain_network_that_another_beats_makes_no_line() -> None:
         1,
     ]
     found = {each.run: beside_plain(each, alike) for each in alike}
-    assert found["runs/gated"] == pytest.approx(14 - (17 - 5 * (20.4 - 12.5) / (40.8 - 12.5)))
+    gap = found["runs/gated"]
+    assert gap is not None
+    share = (20.4 - 12.5) / (40.8 - 12.5)
+    assert gap.value == pytest.approx(14 - (17 - 5 * share))
+    # All three err on the first images: 12 of 100 by none of the line, 5 by one of its networks.
+    steps = np.array([0.0] * 12 + [share] * 2 + [share - 1] * 3 + [0.0] * 83)
+    assert gap.half_width == pytest.approx(196 * steps.std() / 10)
     assert found["runs/worse"] is None
 
 

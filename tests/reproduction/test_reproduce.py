@@ -108,7 +108,7 @@ def test_gated_run_behind_longer_pre_training_is_the_one_that_train_makes(
     measured = json.loads(Path("results", f"{name}.json").read_text())
     assert measured["pretrain_epochs"] == {"backbone": 2, "gater": 2}
     assert measured["epochs"] == 1
-    assert "3 runs are wanted" in output
+    assert "runs wanted: 3" in output
     command = measured["command"].split()
     data = ("--data", str(images / "cifar10"), "--device", "cpu")
     terminal.succeed(*command[1:], *data, "--out", "again")
@@ -139,7 +139,7 @@ def test_what_starts_from_a_run_that_is_gone_is_left_out(
     (Path("runs") / PLAIN).symlink_to(reproduced / "runs" / PLAIN)
     output = terminal.succeed(*words(images, "--rows", row))
     assert f"runs/{GATER} is gone; put it back" in output
-    assert "1 runs are missing still" in output
+    assert "runs still missing: 1" in output
     assert Path("results", f"{GATER}.json").read_bytes() == before
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_trained_twice(
     monkeypatch.chdir(reproduced)
     page = Path("docs/results.md").read_text()
     output = terminal.succeed(*words(images))
-    assert "3 runs are wanted, 0 are missing" in output
+    assert "runs wanted: 3, missing in results: 0" in output
     assert "epoch" not in output
     assert Path("docs/results.md").read_text() == page
     # A finished run whose file was lost is only measured again from its own directory.
@@ -167,7 +167,7 @@ def test_budget_saves_what_was_begun_and_the_next_call_goes_on(
     terminal: Terminal,
 ) -> None:
     output = terminal.succeed(*words(images, "--budget", "0"))
-    assert "3 runs are missing still; the same command goes on" in output
+    assert "runs still missing: 3; run the same command again" in output
     assert not Path("runs").exists()
     for _ in range(100):
         if "missing still" not in terminal.succeed(*words(images, "--budget", "0.0003")):
@@ -184,7 +184,7 @@ def test_page_is_not_emptied_where_results_are_called_by_a_wrong_name(
     Path("docs").mkdir()
     Path("docs/results.md").write_text("measured")
     output = terminal.fail(1, "reproduce", "table1", "--budget", "0", "--results", "resluts")
-    assert "resluts is no directory: docs/results.md would be emptied" in output
+    assert "there is no folder resluts, and docs/results.md would be emptied" in output
     assert Path("docs/results.md").read_text() == "measured"
 
 
@@ -206,7 +206,7 @@ def test_run_of_another_process_is_passed_over(
         other.kill()
     # The gated one starts from it and has to wait as well; its gater does not.
     assert {file.stem for file in Path("results").iterdir()} == {GATER}
-    assert "2 runs are missing still" in output
+    assert "runs still missing: 2" in output
 
 
 def test_run_that_another_process_takes_meanwhile_is_passed_over(
@@ -223,7 +223,7 @@ def test_run_that_another_process_takes_meanwhile_is_passed_over(
     monkeypatch.setattr(training, "train_or_continue", taken)
     output = terminal.succeed(*words(images))
     assert {file.stem for file in Path("results").iterdir()} == {GATER}
-    assert "2 runs are missing still" in output
+    assert "runs still missing: 2" in output
 
 
 def test_directory_that_a_killed_process_left_empty_is_taken(

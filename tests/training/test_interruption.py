@@ -67,7 +67,7 @@ def test_told_process_finishes_its_step_saves_and_says_how_to_go_on(
     told.process.send_signal(number)
     found, err = told.ended()
     assert found == code
-    where = f"stopped by {name} behind step 2 of epoch 1; go on with: gaternet train "
+    where = f"stopped by {name} after step 2 of epoch 1; go on with: gaternet train "
     assert err.startswith(f"gaternet: {where}")
     assert err.endswith(f"--out {out} --resume\n")
     assert err.count("\n") == 1
@@ -96,7 +96,7 @@ def test_told_while_it_pretrains_or_evaluates_it_loses_nothing(tmp_path: Path) -
     told.process.send_signal(signal.SIGTERM)
     code, err = told.ended()
     assert code == 143
-    assert "stopped by SIGTERM behind epoch 1; go on with: gaternet train" in err
+    assert "stopped by SIGTERM after epoch 1; go on with: gaternet train" in err
     names = [path.name for path in (out / "backbone" / "checkpoints").iterdir()]
     assert names == ["epoch-0001"]
     again = Told(out, "--resume", pause=0)
@@ -132,7 +132,7 @@ def test_both_processes_stop_behind_the_same_step(tmp_path: Path) -> None:
     holder = json.loads((out / ".lock").read_text())
     os.kill(holder["pid"], signal.SIGTERM)
     _, err = process.communicate(timeout=200)
-    assert err.count("stopped by SIGTERM behind step") == 1
+    assert err.count("stopped by SIGTERM after step") == 1
     (saved,) = (out / "checkpoints").iterdir()
     progress = json.loads((saved / "progress.json").read_text())
     assert len(progress["within"]["sums"]) == 2

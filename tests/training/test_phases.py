@@ -220,7 +220,7 @@ def test_contradictory_sources_are_refused(plain: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--from-scratch and --pretrained contradict each other"):
         run_recipe(JOINT, tmp_path / "run", Sources("digits", pretrained=True, from_scratch=True))
     both = Sources("digits", plain.path, plain.path, pretrained=True)
-    with pytest.raises(UsageError, match="--pretrained has no network left"):
+    with pytest.raises(UsageError, match="--pretrained has no effect"):
         run_recipe(JOINT, tmp_path / "run", both)
     with pytest.raises(
         UsageError, match="digits/resnet8 has no gater to start from: leave --gater"
@@ -384,7 +384,7 @@ def test_compiled_training_equals_eager(tmp_path: Path) -> None:
 
 def test_unfinished_part_is_refused(tmp_path: Path) -> None:
     begun = stopped_run(tmp_path / "begun", ONE, Sources("digits"))
-    with pytest.raises(UserError, match=r"--gater .*begun has not ended: go on with its --resume"):
+    with pytest.raises(UserError, match=r"--gater .*begun has not finished training: go on"):
         run_recipe(JOINT, tmp_path / "run", Sources("digits", gater=begun.path))
     assert not (tmp_path / "run").exists()
 

@@ -21,8 +21,8 @@ from gaternet.analysis.record import LayerUse
 from gaternet.analysis.split_record import SplitRecord
 from gaternet.analysis.statistics import OpenGates
 from gaternet.analysis.swaps import Swap
+from gaternet.paired import CONFIDENCE
 
-CONFIDENCE = 0.95
 ORDERS = 9_999
 """Orders of layers that a p-value is counted from, drawn at random where there are more."""
 

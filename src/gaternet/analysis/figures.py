@@ -147,9 +147,9 @@ def information_by_layer(
             found = information[columns]
             x = place + np.linspace(-0.3, 0.3, len(found) + 2)[1:-1]
             axes.plot(x, found, ".", color=style.BLUE, ms=2.5, alpha=0.6, rasterized=True)
-        axes.axhline(chance, color=style.RED, lw=0.8, ls="--", label="independent gate, mean")
+        axes.axhline(chance, color=style.RED, lw=0.8, ls="--", label="chance: an independent gate")
         _name_layers(axes, list(slices))
-        axes.set_ylabel("information on the class [bits]")
+        axes.set_ylabel("mutual information with the class [bits]")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside upper right")
         return figure
@@ -168,7 +168,9 @@ def class_layer_heat_map(rates: pd.DataFrame) -> Figure:
         drawn = axes.imshow(difference, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
         _name_layers(axes, list(rates.columns))
         _name_classes(axes, list(rates.index))
-        figure.colorbar(drawn, label="opened beyond the mean class\n[% of the layer's gates]")
+        figure.colorbar(
+            drawn, label="opened beyond the mean over classes\n[% of the layer's gates]"
+        )
         return figure
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gaternet.accounting import MacCounter
 from gaternet.analysis.record import GateRecord
 from gaternet.analysis.split_record import SplitRecord
+from gaternet.paired import NORMAL
 
 BATCH = 256
 
@@ -108,7 +109,7 @@ def compare_costs(record: SplitRecord, macs: NDArray[np.float64]) -> CostByOutco
         return CostByOutcome(None, None, None, None)
     spread = math.sqrt(right.var(ddof=1) / len(right) + wrong.var(ddof=1) / len(wrong))
     difference = float(wrong.mean() - right.mean())
-    return CostByOutcome(float(right.mean()), float(wrong.mean()), difference, 1.96 * spread)
+    return CostByOutcome(float(right.mean()), float(wrong.mean()), difference, NORMAL * spread)
 
 
 def _counted(counter: MacCounter, record: GateRecord) -> Iterator[Tensor]:

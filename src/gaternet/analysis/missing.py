@@ -23,15 +23,18 @@ NO_PAGE = (
 def what_is_missing(
     record: SplitRecord, opened: OpenGates, costs: CostByOutcome
 ) -> Iterator[tuple[str, str]]:
-    """Yield what these images do not tell, and why."""
+    """Yield what these images cannot show, and why."""
     reason = why_no_probes(record)
     if reason:
         yield "probes", reason
     yield from _of_classes(record)
     if opened.distance is None:
-        yield "open_gates.distance", "every image opens as many gates"
+        yield "open_gates.distance", "every image opens the same number of gates"
     if costs.difference is None:
-        yield "costs.by_outcome", "fewer than two images are classified rightly, or wrongly"
+        yield (
+            "costs.by_outcome",
+            "fewer than two images are classified correctly, or fewer than two wrongly",
+        )
 
 
 def _of_classes(record: SplitRecord) -> Iterator[tuple[str, str]]:
@@ -39,7 +42,7 @@ def _of_classes(record: SplitRecord) -> Iterator[tuple[str, str]]:
     if (sizes > 0).sum() < 2:
         for name in ("special", "similar", "class-agreement"):
             yield name, "the images are of one class"
-        yield "swaps", "no gates of another class: the images are of one"
+        yield "swaps", "the images are of one class: there are no gates of another"
     elif not len(record.gates.dependent()):
         for name in ("similar", "class-agreement"):
             yield name, "no gate depends on the input"

@@ -71,25 +71,26 @@ def _gate_summary(found: Findings) -> Table:
         table.add_row("  as a normal distribution", fit)
     table.add_row("different gate vectors", f"{found.distinct:,}")
     table.add_row(
-        "a gate tells of the class",
+        "what a gate says of the class",
         f"{info.mean:.4f} bits, mean; {info.most:.3f} at most; {info.chance:.5f} by chance",
     )
     table.add_row("multiply-accumulates, mean", f"{part_of(costs.mean, costs.backbone)}")
     spread = 100 * costs.deviation / costs.backbone
-    table.add_row("  standard deviation", f"{spread:.2f} % of its backbone")
+    table.add_row("  standard deviation", f"{spread:.2f} % of the backbone's")
     outcome = costs.by_outcome
     if outcome.difference is not None and outcome.interval is not None:
         parts = (100 * x / costs.backbone for x in (outcome.difference, outcome.interval))
         table.add_row(
-            "  of wrong images less of right", "{:+.2f} ± {:.2f} % of its backbone".format(*parts)
+            "  wrongly classified less others",
+            "{:+.2f} ± {:.2f} % of the backbone's".format(*parts),
         )
     if found.probes:
         probes = found.probes
         table.add_row("class from the gates alone", f"chance {100 * probes.chance:.1f} %")
         table.add_row("  10 nearest neighbours", f"{100 * probes.neighbours:.1f} %")
         for where, accuracy in probes.model_by_neighbours:
-            table.add_row(f"    accuracy where {where}", f"{100 * accuracy:.1f} %")
-        table.add_row("  linear", f"{100 * probes.linear:.1f} %")
+            table.add_row(f"    the model, where these are {where}", f"{100 * accuracy:.1f} %")
+        table.add_row("  logistic regression", f"{100 * probes.linear:.1f} %")
     if found.agreement:
         other = found.agreement
         table.add_row(
@@ -102,7 +103,7 @@ def _gate_summary(found: Findings) -> Table:
 
 def _layer_summary(layers: pd.DataFrame) -> Table:
     table = new_table(
-        "\nlayer", "gates", "on", "off", "dependent", "open", "bits a gate", "vectors"
+        "\nlayer", "gates", "on", "off", "dependent", "open", "bits per gate", "vectors"
     )
     for row in layers.to_dict("records"):
         names = ("gates", "always_on", "always_off", "input_dependent")

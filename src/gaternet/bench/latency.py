@@ -86,7 +86,9 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
         )
     images = torch.cat(list(_images(run, "test", data, max(request.batches), device)))
     if len(images) < max(request.batches):
-        raise UsageError(f"--batches {max(request.batches)}: {len(images)} test images are there")
+        raise UsageError(
+            f"--batches {max(request.batches)}: there are only {len(images)} test images"
+        )
     small: GaterNet | None = None
     missing: dict[str, str] = {}
     if isinstance(model, GaterNet):
@@ -141,7 +143,7 @@ def random_gates(
 
 def _prepare(request: LatencyRequest) -> torch.device:
     if min(request.batches, default=0) < 1:
-        raise UsageError("--batches: sizes of at least 1")
+        raise UsageError("--batches: each must be at least 1")
     if request.threads is not None and request.threads < 1:
         raise UsageError(f"--threads {request.threads}: at least 1")
     if request.threads is not None:

@@ -31,7 +31,7 @@ def macs(counted: "RunMacs", *, as_json: bool) -> None:
     table.add_row("images", f"{found.images:,}")
     table.add_row("plain backbone", f"{found.backbone:,}")
     if found.deciding:
-        table.add_row("who decides", part_of(found.deciding, found.backbone))
+        table.add_row("gater or local heads", part_of(found.deciding, found.backbone))
     for name in ("mean", "median", "p95"):
         table.add_row(f"needed, {name}", part_of(getattr(found, name), found.backbone))
     table.add_row("saved, mean", f"{100 * (1 - found.share):.1f} %")
@@ -56,7 +56,9 @@ def latencies(found: "Latencies", figure: Path | None, *, as_json: bool) -> None
 
 def _latency_tables(found: "Latencies") -> None:
     console = Console(markup=False, highlight=False)
-    console.print(f"{found.title} on {found.hardware}: forms measured in turns, MACs per image\n")
+    console.print(
+        f"{found.title} on {found.hardware}: forms measured alternately, MACs per image\n"
+    )
     for batch in dict.fromkeys(row.batch for row in found.rows):
         rows = [row for row in found.rows if row.batch == batch]
         images = "1 image" if batch == 1 else f"{batch} images"
@@ -95,7 +97,7 @@ def training_pace(found: "TrainingPace", *, as_json: bool) -> None:
         return
     console = Console(markup=False, highlight=False)
     console.print(
-        f"{found.recipe} on {found.data}: measured in turns, {found.request.rounds} rounds",
+        f"{found.recipe} on {found.data}: measured alternately, {found.request.rounds} rounds",
         f"{found.hardware}\n",
         sep="\n",
         soft_wrap=True,

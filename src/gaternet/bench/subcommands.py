@@ -62,7 +62,7 @@ def latency(
         image_size: With --model: side of the images; none: the network's own.
         batches: Images that are computed at once.
         data: With a run: folder or hub name of the images; none: the hub name of its data set.
-        seconds: For each batch, at least; every form is timed seven times or more.
+        seconds: For each batch size, at least; every form is timed seven times or more.
         figure: PNG or SVG file to draw into; none: no figure.
     """
     from gaternet.bench import presentation

@@ -116,9 +116,9 @@ def _check(request: CompressionRequest) -> None:
     if request.tolerance < 0:
         raise UsageError(f"--tolerance {request.tolerance} is less than 0")
     if request.plan is not None and (request.tolerance or request.one_mask):
-        raise UsageError("--plan says what goes: --tolerance or --one-mask does not go with it")
+        raise UsageError("--plan says what is removed: leave --tolerance and --one-mask out")
     if request.one_mask and request.tolerance:
-        raise UsageError("--one-mask leaves no gate: --tolerance does not go with it")
+        raise UsageError("--one-mask leaves no gate: leave --tolerance out")
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         raise UserError(f"{request.out} exists already; choose another --out")
 

@@ -143,7 +143,7 @@ def plan(
     if not one_mask and not any(point.kept for point in points):
         raise UserError(
             f"none of {len(counts)} gates depends on the image over {len(record)} images: nothing "
-            "is left for a gater to decide; a plain network is what this model is (--one-mask)"
+            "is left for a gater to decide; --one-mask makes a plain network of it"
         )
     return CompressionPlan(
         fingerprint(model), len(record), split, tolerance, tuple(points), kept_whole(states)

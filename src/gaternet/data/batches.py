@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     """Some images of a set, all on one device."""
 
     indices: Tensor  # (N,) int64, each image's place in the set
-    images: Tensor  # (N, C, H, W) uint8
+    images: Tensor  # (N, C, H, W) uint8, float32 once normalised
     labels: Tensor  # (N,) int64
 
 

@@ -34,7 +34,7 @@ class Decoded(NamedTuple):
 
 
 def cache_directory() -> Path:
-    """Return the folder of decoded images: $GATERNET_CACHE, or gaternet in the user's cache."""
+    """Return $GATERNET_CACHE, or gaternet in the user's cache: decoded images, built kernels."""
     if chosen := os.environ.get("GATERNET_CACHE"):
         return Path(chosen).expanduser()
     user = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")

@@ -99,7 +99,9 @@ class Augmentation:
         if not 0 <= self.smallest_area <= 1:
             raise ValueError(f"smallest_area is {self.smallest_area}: it is a share, 0 to 1")
         if self.smallest_area and self.crop_padding:
-            raise ValueError("smallest_area and crop_padding are two kinds of crop: give one")
+            raise ValueError(
+                "smallest_area and crop_padding are two kinds of crop: set one of them to 0"
+            )
 
 
 CIFAR10 = DataConfig(

@@ -62,8 +62,8 @@ def stack(reader: Reader, wanted: Wanted) -> Decoded:
         size += image.shape[1] * image.shape[2] * (wanted.channels or 3)
         if size > _MAX_BYTES:
             raise UserError(
-                f"{row.source}: its images take more than {_MAX_BYTES >> 30} GiB of memory; give a "
-                "smaller image_size"
+                f"{row.source}: its images take more than {_MAX_BYTES >> 30} GiB of memory; give "
+                "fewer images or, in Python, a smaller image_size"
             )
     if not images:
         left_out = f" but {len(skipped)} bad ones" if skipped else ""

@@ -44,12 +44,15 @@ def reproduce(request: ReproductionRequest, options: Options) -> list[Job]:
     jobs = wanted(request)
     places = request.places
     if not request.hours and request.report.exists() and not places.results.is_dir():
-        raise UserError(f"{places.results} is no directory: {request.report} would be emptied")
+        raise UserError(
+            f"there is no folder {places.results}, and {request.report} would be emptied: give "
+            "--results"
+        )
     check_begun(jobs, places)
     read_results(places.results)  # what cannot be read is reported before hours are spent
     left = missing(jobs, places)
     say = options.console.print
-    say(f"{len(jobs)} runs are wanted, {len(left)} are missing in {places.results}")
+    say(f"runs wanted: {len(jobs)}, missing in {places.results}: {len(left)}")
 
     def write() -> None:
         write_report(places.results, request.report)

@@ -31,8 +31,8 @@ def curve_figure(curve: Curve) -> Figure:
             _draw(left, points, millions, look | {"label": name})
             _draw(right, points, milliseconds, look)
         images = "one image" if curve.batch == 1 else f"{curve.batch} images"
-        left.set_xlabel("multiply-accumulates of an image [millions]")
-        right.set_xlabel(f"time of {images} [ms]")
+        left.set_xlabel("multiply-accumulates per image [millions]")
+        right.set_xlabel(f"time for {images} [ms]")
         left.set_ylabel("test error [%]")
         for axes in (left, right):
             axes.set_xlim(left=0)

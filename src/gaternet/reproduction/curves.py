@@ -1,9 +1,11 @@
 """Error against multiply-accumulates and time: gated networks beside plain ones."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import sqrt
 
 import numpy as np
 
+from gaternet.paired import NORMAL, PairedDifference
 from gaternet.reproduction.comparison import compare_on_images
 from gaternet.reproduction.markdown import table
 from gaternet.reproduction.results import Curve, CurvePoint, Measurement
@@ -12,7 +14,7 @@ from gaternet.reproduction.targets import titled
 TITLE = "Error against multiply-accumulates and time"
 HEADS = (
     *("network", "epochs", "threshold", "test error", "multiply-accumulates"),
-    *("milliseconds", "run by"),
+    *("milliseconds", "fastest form"),
 )
 
 INTRODUCTION = """\
@@ -21,9 +23,9 @@ each was trained for), beside plain ones, one run each. Multiply-accumulates are
 needs on average, the gater's included; epochs are the backbone's, before and with gates. The
 control was trained further without gates. What was trained further, with gates or without, had a
 second schedule for that, at a lower rate; other plain networks had one of as many epochs as both.
-Times are medians with 95 % intervals, measured in turns: of plain networks the fastest way to run
-them, of gated ones this package's runtime. Two processes may differ by more than an interval.
-Fronts and distances from lines are of measured errors, one run each, without an interval."""
+Times are medians with 95 % intervals, measured alternately: of plain networks the fastest way to
+run them, of gated ones this package's runtime. Two processes may differ by more than an interval.
+Fronts are of measured errors, one run each, without an interval."""
 MASKS = """\
 Where all images have the same gates, the filters that these close are taken out: a plain network
 without a gater is left. *One mask* was trained to its budget as gates are; *gates of most images*
@@ -121,8 +123,8 @@ def _alike(one: CurvePoint, other: CurvePoint) -> bool:
 
 def _difference(one: CurvePoint, other: CurvePoint) -> list[str]:
     found = compare_on_images([one.judged.bits], [other.judged.bits])
-    shown = f"{found.difference:+.2f} ± {found.half_width:.2f}"
-    return [label(one), label(other), shown, found.verdict, f"{one.macs / other.macs:.2f} ×"]
+    points = f"{found.difference:+.2f} ± {found.half_width:.2f}"
+    return [label(one), label(other), points, found.verdict, f"{one.macs / other.macs:.2f} ×"]
 
 
 def _cells(point: CurvePoint) -> list[str]:
@@ -159,10 +161,11 @@ def _verdicts(points: Sequence[CurvePoint]) -> Iterator[str]:
         yield f"multiply-accumulates: {_front(rivals, millions)}. On that of error and time:"
         yield f"{_front(rivals, milliseconds)}."
         beside = {each: beside_plain(each, rivals) for each in as_trained(rivals)}
-        gaps = [f"{label(each)} {gap:+z.1f}" for each, gap in beside.items() if gap is not None]
+        gaps = [f"{label(each)} {shown(gap)}" for each, gap in beside.items() if gap is not None]
         if gaps:
             yield "Against straight lines between the plain networks that no other plain one beats,"
-            yield "each at the threshold that it was trained for, in percentage points of error:"
+            yield "each at the threshold that it was trained for, in percentage points of error,"
+            yield "with 95 % intervals of other images:"
             yield f"{'; '.join(gaps)}."
 
 
@@ -171,17 +174,27 @@ def as_trained(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     return [point for point in points if not point.offset]
 
 
-def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> float | None:
+def beside_plain(point: CurvePoint, points: Sequence[CurvePoint]) -> PairedDifference | None:
     """Return the error of a point less that of straight lines between the plain ones of `points`.
 
-    Of the plain ones those count that no other plain one beats: a line through a worse one would
-    flatter. None for a plain one, and where its multiply-accumulates lie beside all of theirs.
+    In percentage points, with the interval of other images. Of the plain ones those count that no
+    other plain one beats: a line through a worse one would flatter. None for a plain one, and where
+    its multiply-accumulates lie beside all of theirs.
     """
     plain = sorted(unbeaten([each for each in points if each.plain], millions), key=millions)
     if point.plain or not plain or not plain[0].macs <= point.macs <= plain[-1].macs:
         return None
-    macs, errors = [each.macs for each in plain], [each.error_percent for each in plain]
-    return point.error_percent - float(np.interp(point.macs, macs, errors))
+    macs = [each.macs for each in plain]
+    wrong = [np.where(each.judged.bits, 0.0, 100.0) for each in (point, *plain)]
+    shares = [np.interp(point.macs, macs, corner) for corner in np.eye(len(plain))]
+    difference = wrong[0] - np.tensordot(shares, wrong[1:], axes=1)
+    half_width = NORMAL * difference.std() / sqrt(len(difference))
+    return PairedDifference(float(difference.mean()), float(half_width))
+
+
+def shown(gap: PairedDifference) -> str:
+    """Return percentage points with their interval: +1.1 ± 0.6."""
+    return f"{gap.value:+z.1f} ± {gap.half_width:.1f}"
 
 
 def _front(points: Sequence[CurvePoint], cost: Callable[[CurvePoint], float]) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gaternet.measured_runs import SHORT, MeasuredRun
 from gaternet.recipes import RECIPES
 from gaternet.reproduction.comparison import Difference, compare, compare_on_images, spread
-from gaternet.reproduction.markdown import table
+from gaternet.reproduction.markdown import listed, table
 from gaternet.reproduction.targets import TARGETS, Block, Row
 from gaternet.reproduction.verdicts import Comparison, verdict
 from gaternet.training.starting import SEED_OFFSETS
@@ -25,8 +25,9 @@ NOTE = """\
 The short schedule is not the paper's: cosine with warm-up, a peak rate of {rate:g} ({joint:g} for
 gated networks and controls), Nesterov's momentum, weight decay {decay:g}. Gates start open (bias
 {bias:g}), λ is {sparsity:g}, the noise fades between {fades:.0%} and {faded:.0%} of the epochs, and
-BatchNorm's statistics are measured again at the end, where a row says nothing else. Compare rows
-with each other rather than with the paper's figures.
+a gated network's BatchNorm statistics are measured again at the end. Rows that change the kind of
+gates follow this as far as that kind allows (`gaternet recipes show RECIPE`). Compare rows with
+each other rather than with the paper's figures.
 """
 
 
@@ -75,7 +76,7 @@ class ErrorTable:
 
     def verdict(self) -> str:
         """Say what the differences support."""
-        return verdict(self.comparisons)
+        return " ".join((verdict(self.comparisons), *_formats(self.rows)))
 
 
 def error_tables(runs: Sequence[MeasuredRun]) -> Iterator[ErrorTable]:
@@ -170,10 +171,13 @@ def _schedule(block: Block, phases: _Phases) -> str:
 
 def _comparisons(block: Block, runs: Mapping[str, Sequence[MeasuredRun]]) -> Iterator[Comparison]:
     errors = {name: [run.error for run in each] for name, each in runs.items()}
+    # An ensemble has no seeds of its own: it is made of runs that are in the table already.
+    pool = [errors[name] for name, each in runs.items() if not each[0].averaged]
     possible = [pair for pair in block.comparisons if errors.keys() >= set(pair)]
     beside = [pair for pair in block.beside if errors.keys() >= set(pair)]
     for first, second in [*beside, *possible] if possible else ():
-        found = _wider(compare(errors, first, second), _on_images(runs[first], runs[second]))
+        of_seeds = compare(errors[first], errors[second], pool)
+        found = _wider(of_seeds, _on_images(runs[first], runs[second]))
         cost = _cost_ratio(runs[first], runs[second])
         yield Comparison(block.row(first), block.row(second), found, cost)
 
@@ -253,7 +257,22 @@ def _open_gates(runs: Sequence[MeasuredRun]) -> str:
 def _computed_with(runs: Sequence[MeasuredRun]) -> str:
     versions = sorted({run.torch for run in runs if run.torch})
     torch = [f"torch {', '.join(versions)}"] if versions else []
-    return "; ".join([*sorted({run.hardware for run in runs}), *torch])
+    formats = sorted({run.precision for run in runs if run.precision})
+    return "; ".join([*sorted({run.hardware for run in runs}), *formats, *torch])
+
+
+def _formats(rows: Sequence[tuple[Row, Sequence[MeasuredRun]]]) -> Iterator[str]:
+    """Yield which rows were trained in which number format, where not all were in the same."""
+    labels: dict[str, list[str]] = {}
+    for row, runs in rows:
+        for precision in sorted({run.precision for run in runs if run.precision}):
+            labels.setdefault(precision, []).append(row.label)
+    if len(labels) > 1:
+        trained = "; ".join(f"{name}: {listed(rows)}" for name, rows in sorted(labels.items()))
+        yield (
+            f"Not all were trained in the same number format ({trained}); a part of their "
+            "differences may come from that."
+        )
 
 
 def _epochs(run: MeasuredRun) -> str:
@@ -268,7 +287,7 @@ def _epochs(run: MeasuredRun) -> str:
 def _compared(each: Comparison) -> list[str]:
     one, other, found = each.first, each.second, each.found
     width = "" if found.half_width is None else f" ± {found.half_width:.2f}"
-    width += ", of the same images" if found.images else ""
+    width += (", of the same images" if found.images else ", over seeds") if width else ""
     printed = ""
     if one.paper_error is not None and other.paper_error is not None:
         printed = f"{one.paper_error - other.paper_error:+.2f}"

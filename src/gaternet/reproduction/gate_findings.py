@@ -35,8 +35,8 @@ over the gated layers, significant where p < 0.05; a difference is judged by its
 gater has taken over where, under the gates of an image of another class, more images are given that
 class than keep their own, while how far gates set classes apart is reported and not judged; and a
 distribution is roughly normal where it is nearer to the normal one than a uniform one is, by
-Kolmogorov's distance. Each network is judged by itself, with no correction for asking several
-questions; figures are of the one with the lowest error alone."""
+Kolmogorov's distance; *holds* says no more than that. Each network is judged by itself, with no
+correction for asking several questions; figures are of the one with the lowest error alone."""
 
 
 @dataclass(frozen=True)

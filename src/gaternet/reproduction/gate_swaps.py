@@ -15,7 +15,8 @@ CLASS_TITLE = "What the gates tell of the class"
 CLASS_RULES = """\
 How many images a vote of the ten with the nearest gates gives their class; and where images get the
 gates of an image of another class, how many are given their own class and how many that one. Where
-the gates tell the class and are believed, the gater classifies."""
+the gates tell the class and are believed, the gater classifies. Accuracies are of the images that
+got other gates."""
 
 OTHER_GATES = """\
 Changes are in percentage points, with 95 % intervals, of the same images; the owner's class is that
@@ -64,12 +65,12 @@ def _row(swap: Swap) -> list[str]:
 
 def _class_row(network: Behaviour) -> list[str]:
     swaps = {swap.gates: swap for swap in network.swaps}
-    other, most = swaps.get(OTHER_CLASS), swaps.get(MAJORITY)
+    own, other, most = (swaps.get(gates) for gates in (OWN, OTHER_CLASS, MAJORITY))
     return [
         network.recipe,
         trained_for(network),
         str(network.seed),
-        _percent(network.accuracy),
+        _percent(own.accuracy if own else network.accuracy),
         _percent(network.probes.neighbours if network.probes else None),
         _percent(other.accuracy if other else None),
         _percent(other.followed if other else None),

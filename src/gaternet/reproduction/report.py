@@ -30,10 +30,16 @@ beside gates that save multiply-accumulates, for as many epochs as these have ha
 In tables of errors, ± is the standard deviation over seeds. In tables of differences it is half the
 width of a 95 % interval: Student's t over seeds, on these test images, with the variance pooled
 over the networks of a table once that has 3 degrees of freedom. Runs that start from the same
-networks are taken as independent, and nothing corrects for asking several questions. Where it is
+networks are taken as independent. Intervals are of one question by itself; a sentence says which
+differences are significant no longer when all questions of a table are corrected for. Where it is
 known which test images each run classifies rightly, the interval over test images is given if it is
-wider: it compares these very networks, and does not say what other seeds would do. The paper prints
-one figure a row, and no spread.
+wider: it compares these very networks, and does not say what other seeds would do. Neither covers
+both, so that for other seeds on other images each is too narrow. The paper prints one figure a row,
+and no spread.
+
+Where sentences name a cost it is that of an image. How long networks were trained is in the column
+of epochs: the gated network and the control have had another phase, and a gater was trained
+besides; it is the control that says what the longer training does by itself.
 
 Training errors are the last epoch's, on augmented images under training's gates, where they were
 kept. Multiply-accumulates are of one image with every filter computed, the gater's included; needed

@@ -19,9 +19,9 @@ same pre-trained networks, one seed each, and differ in what is named; the contr
 trained on without gates. Differences are in percentage points with 95 % intervals, of the same
 images, and judged by McNemar's exact test at 5 %, for these very networks. Seeds vary besides,
 which one of each does not show: more than one in twenty changes without effect will seem to have
-one. Training errors are of augmented images under each run's own noise. Open gates are those of an
-image, and multiply-accumulates what it needs on average, the gater's included, of the plain
-backbone's, where they were counted."""
+one. Tables of one recipe have its run and the control in common. Training errors are of augmented
+images under each run's own noise. Open gates are those of an image, and multiply-accumulates what
+it needs on average, the gater's included, of the plain backbone's, where they were counted."""
 
 
 def trials_section(trials: Sequence[Measurement[Trials]], results: str) -> Iterator[str]:

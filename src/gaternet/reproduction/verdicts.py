@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gaternet.reproduction.comparison import Difference
+from gaternet.reproduction.comparison import Difference, holm
 from gaternet.reproduction.markdown import listed
 from gaternet.reproduction.targets import Row
 
@@ -28,12 +28,12 @@ class Comparison:
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """Say what differences support, of whichever side has fewer networks one after another."""
-    if all(each.found.half_width is None for each in comparisons):
+    if all(each.found.p is None for each in comparisons):
         return "Too few seeds to say whether any difference is more than chance."
     seconds = {each.second.label for each in comparisons}
     firsts = {each.first.label for each in comparisons}
     said = _by_second if len(seconds) < len(firsts) else _by_first
-    return " ".join((*said(comparisons), *_power(comparisons)))
+    return " ".join((*said(comparisons), *_together(comparisons), *_power(comparisons)))
 
 
 def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -66,6 +66,27 @@ def _by_second(comparisons: Sequence[Comparison]) -> Iterator[str]:
         firsts = [each.first.label + _at_cost(each) for each in unknown]
         if firsts:
             yield f"No significant difference from {second}: {'; '.join(firsts)}."
+
+
+def _together(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield which differences stand when the number of questions is corrected for."""
+    known = [(each, each.found.p) for each in comparisons if each.found.p is not None]
+    kept = holm([p for _, p in known])
+    significant = [each for each, _ in known if each.found.significant]
+    if len(known) < 2 or not significant:
+        return
+    lost = [
+        f"{each.first.label} against {each.second.label}"
+        for (each, _), stands in zip(known, kept, strict=True)
+        if each.found.significant and not stands
+    ]
+    corrected = f"Corrected for the table's {len(known)} comparisons (Holm)"
+    if not lost:
+        yield f"{corrected} all significant differences stand."
+    elif len(lost) == len(significant):
+        yield f"{corrected} none is significant any more."
+    else:
+        yield f"{corrected} these are not significant any more: {'; '.join(lost)}."
 
 
 def _at_cost(each: Comparison) -> str:

@@ -18,8 +18,8 @@ from gaternet.runtime.build import load_cpu_kernels
 class LayerChoice:
     """How a conv or linear layer is computed: `skips` what is closed or not, and what both take.
 
-    milliseconds: the fastest of some runs at the example's shapes and gates; None where there was
-        no choice
+    gated_ms, dense_ms: milliseconds, the fastest of some runs at the example's shapes and gates;
+        None where there was no choice
     """
 
     name: str
@@ -128,7 +128,7 @@ class CompiledGaterNet(nn.Module):
         return GaterNetOutput(self.backbone(images, gates), gates)
 
     def decide(self, images: Tensor) -> Tensor:
-        """Return the gates (N, G) that the gater opens."""
+        """Return all gates (N, G), 0 or 1, as the gater decides."""
         with evaluation(images.device):
             glance = self.gater.glance(images)
             logits = self.gate_logits(glance, no_gates(glance))

@@ -145,9 +145,9 @@ def _compare(
     try:
         apart = relative_error(found, expected)
     except ValueError as error:  # of other shapes
-        raise UserError(f"its outputs would be others: {error}") from error
+        raise UserError(f"its outputs would have other shapes: {error}") from error
     if not apart <= TOLERANCE:
-        raise UserError(f"its outputs would be {apart:.1e} of the largest away from the masked")
+        raise UserError(f"its outputs would differ from the masked by {apart:.1e} of the largest")
 
 
 def _check_weights(module: nn.Module) -> None:

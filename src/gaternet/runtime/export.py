@@ -112,7 +112,9 @@ def export(
 
 def _format(path: Path) -> ExportFormat:
     if path.suffix not in FORMATS:
-        raise UsageError(f"{path} ends in none of {', '.join(FORMATS)}: which format is it to be?")
+        raise UsageError(
+            f"{path} ends in none of {', '.join(FORMATS)}: give a name that ends in one of them"
+        )
     if os.path.exists(path):  # Path's own raises where a name is too long
         raise UserError(f"{path} exists already; choose another name or remove it")
     if not path.parent.is_dir():
@@ -187,7 +189,9 @@ def _check_output(model: nn.Module, images: Tensor, serving: Serving) -> tuple[s
     names = _output_names(output)
     logits, classes = _flat(output)[0], len(serving.classes)
     if names[0] == "logits" and classes not in (0, logits.shape[1]):
-        raise UserError(f"{classes} names of classes for {logits.shape[1]} logits: another run's?")
+        raise UserError(
+            f"{classes} names of classes for {logits.shape[1]} logits: is --run another model's?"
+        )
     return names
 
 

@@ -66,7 +66,7 @@ def threshold_for(
 ) -> float:
     """Return the threshold of gate logits (N, G) at which samples need `target` on average.
 
-    The target is a share of the plain backbone's multiply-accumulates. It is sought within ∓2.4,
+    The target is a share of the plain backbone's multiply-accumulates. It is sought within ±2.4,
     where training's soft gates end. Of several processes each has samples of its own, as many as
     the others, and all return the same.
     """

@@ -67,7 +67,9 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("no CUDA device here; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"no device {name} here: there are {torch.cuda.device_count()} of them")
+        raise UsageError(
+            f"there is no device {name}: the number of CUDA devices is {torch.cuda.device_count()}"
+        )
     return device
 
 

@@ -28,7 +28,7 @@ class Optimizer:
     """Stochastic gradient descent with momentum, or RMSProp as Inception-v4 was trained with."""
 
     kind: Literal["sgd", "rmsprop"] = "sgd"
-    """rmsprop: squares decay by 0.9 a step, and ε is 1 (Szegedy et al., 2017)."""
+    """rmsprop: the mean of squares decays by 0.9 per step, and ε is 1 (Szegedy et al., 2017)."""
     lr: float = 0.1
     """Highest learning rate, for the whole batch."""
     momentum: float = 0.9
@@ -48,7 +48,7 @@ class Schedule:
     """How the learning rate falls; warm-up and milestones are shares of all the run's epochs."""
 
     batch_size: int = 128
-    """Images a step, of all processes together."""
+    """Images per step, of all processes together."""
     kind: Literal["step", "cosine", "exponential"] = "cosine"
     """step: down at the milestones; cosine: smoothly to zero; exponential: down at each decay."""
     milestones: tuple[float, ...] = ()
@@ -76,7 +76,8 @@ class Gating:
 
     decides: Literal["gater", "layers", "branches"] = "gater"
     """gater: one network, from the image, for all layers (the paper); layers: each gated layer
-    from its own input; branches: each residual branch as a whole, so too (ConvNet-AIG)."""
+    from its own input; branches: each residual branch as a whole, from its own input too
+    (ConvNet-AIG)."""
     gater: str | None = "resnet20"
     """The gater's network, by name; none where layers or branches decide; blind: it does not look,
     and decides once for all images."""
@@ -102,8 +103,8 @@ class Gating:
     target_rate: float | None = None
     """Opening rate that a squared error drives every gate to, besides the L1 term; or none."""
     budget: float | None = None
-    """Multiply-accumulates, the gater's too, that training comes to, on average over images, as a
-    share of the plain backbone's; none: no budget."""
+    """Multiply-accumulates per image that gates are trained to need on average, the gater's
+    included, as a share of the plain backbone's; none: no budget."""
     budget_from: float = 0.3
     """Share of the schedule from which the budget holds; until there it falls from 1."""
     dropout: float = 0.0
@@ -134,7 +135,8 @@ class Compute:
     sync_batch_norm: bool = False
     """Batch statistics over all processes; off: each process normalises its own part of a batch."""
     workers: int | None = None
-    """Processes that decode images from disk, for each training process; none: its share."""
+    """Processes that decode images from disk, for each training process; none: its share of
+    the cores."""
 
     __pydantic_config__ = _STRICT
 

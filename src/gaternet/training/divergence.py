@@ -62,8 +62,8 @@ def check_finite(groups: Mapping[str, Mapping[str, Tensor]]) -> None:
             for name, tensor in floats.items():
                 if not tensor.isfinite().all():
                     raise UserError(
-                        f"{name} holds NaN or infinite values, which no checkpoint shall keep; "
-                        "those of earlier epochs are kept. Start again in a new --out with a lower "
+                        f"{name} holds NaN or infinite values, so no checkpoint was written; those "
+                        "of earlier epochs are kept. Start again in a new --out with a lower "
                         "--optimizer.lr"
                     )
 

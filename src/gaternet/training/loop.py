@@ -76,7 +76,7 @@ def fit(
                 board.add_epoch(metrics)
             reporter.epoch(metrics)
             if received := watch.look(at_once=True)[1]:
-                raise Interrupted(received, f" behind epoch {trainer.epoch}")
+                raise Interrupted(received, f" after epoch {trainer.epoch}")
 
 
 def _train_epoch(
@@ -84,7 +84,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     """Train one epoch, saving and stopping on the way as `watch` has it."""
 
-    def behind_step() -> None:
+    def after_step() -> None:
         due, received = watch.look()
         if due or received:
             trainer.stop_if_diverged(images)
@@ -92,11 +92,9 @@ def _train_epoch(
             run.save_checkpoint(trainer.epoch, *trainer.state(), step=trainer.steps)
             watch.saved()
         if received:
-            raise Interrupted(
-                received, f" behind step {trainer.steps} of epoch {trainer.epoch + 1}"
-            )
+            raise Interrupted(received, f" after step {trainer.steps} of epoch {trainer.epoch + 1}")
 
-    return trainer.train_epoch(images, reporter, behind_step)
+    return trainer.train_epoch(images, reporter, after_step)
 
 
 def _close_epoch(

@@ -11,7 +11,7 @@ from gaternet.training.saved_state import Sums
 
 
 @dataclass
-class EpochMeans:
+class EpochSums:
     """Sums over an epoch's samples, kept on the device: loss, wrong predictions, share open."""
 
     sums: Tensor  # (3,) float64
@@ -35,14 +35,14 @@ class EpochMeans:
         return tuple((a, b, c, count) for a, b, c, count in processes.total(rows).tolist())
 
     @classmethod
-    def share_of(cls, rows: tuple[Sums, ...], plan: ComputePlan) -> "EpochMeans":
+    def share_of(cls, rows: tuple[Sums, ...], plan: ComputePlan) -> "EpochSums":
         """Return this process's own sums; where there were more processes, theirs are shared."""
         mine = torch.tensor(rows, dtype=torch.float64)[plan.processes.rank :: plan.processes.count]
         *_, count = sums = mine.sum(dim=0)
         return cls(sums[:3].to(plan.device), int(count))
 
-    def over(self, processes: Processes) -> "EpochMeans":
+    def over(self, processes: Processes) -> "EpochSums":
         """Return the sums over all processes, whose parts of the epoch may differ in size."""
         counted = torch.cat((self.sums, self.sums.new_tensor([self.count])))
         *_, count = totals = processes.total(counted)
-        return EpochMeans(totals[:3], int(count))
+        return EpochSums(totals[:3], int(count))

@@ -1,4 +1,4 @@
-"""What changes in the course of a run: learning rate, noise of the gates, gate dropout."""
+"""What changes in the course of a run: learning rate, noise of the gates, gate dropout, budget."""
 
 import math
 

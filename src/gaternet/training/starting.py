@@ -21,8 +21,8 @@ from gaternet.model import GatedModel, GaterNet
 from gaternet.rivals import make_binarizer
 from gaternet.trained import located, name_of, suggestion
 from gaternet.training.config import Gating, Recipe, Sources, parts
+from gaternet.training.dry_run import try_network
 from gaternet.training.run import Run, open_run
-from gaternet.training.trial import try_network
 
 SEED_OFFSETS = {"backbone": 2000, "gater": 1000}
 """Added to the joint phase's seed, which shall not go through the same batches and crops again; and
@@ -75,7 +75,9 @@ def choose_start(recipe: Recipe, sources: Sources) -> Start:
         _check_given(part, run, recipe)
     if sources.pretrained:
         if not missing:
-            raise UsageError("--pretrained has no network left that no run is given for")
+            raise UsageError(
+                "--pretrained has no effect where every network has a run: leave it out"
+            )
         return Start(runs, missing, (), ())
     if sources.from_scratch or not recipe.pretrain:
         return Start(runs, (), (), missing)
@@ -99,7 +101,9 @@ def _open_given(part: str, path: Path) -> Run:
 
 def _check_given(part: str, run: Run, recipe: Recipe) -> None:
     if run.result is None:
-        raise UserError(f"--{part} {run.path} has not ended: go on with its --resume first")
+        raise UserError(
+            f"--{part} {run.path} has not finished training: go on with its --resume first"
+        )
     if run.config.recipe.validation < recipe.validation:
         raise UserError(
             f"--{part} {run.path} was trained on images that --validation {recipe.validation} "

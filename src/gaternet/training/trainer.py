@@ -23,7 +23,7 @@ from gaternet.training.budget import make_budget, set_budget
 from gaternet.training.compute import ComputePlan, keep_freed_memory
 from gaternet.training.config import Recipe
 from gaternet.training.divergence import READ_EVERY, Sentinel, backward, describe, find_origin
-from gaternet.training.means import EpochMeans
+from gaternet.training.means import EpochSums
 from gaternet.training.objective import distributed, make_objective
 from gaternet.training.optimizers import make_optimizer, slots_of
 from gaternet.training.progress import Reporter
@@ -78,15 +78,15 @@ class Trainer:
         return self.average.module if self.average else self.model
 
     def steps_per_epoch(self, images: Images) -> int:
-        """The ragged last batch is dropped; each epoch's order leaves out other images."""
+        """Return the full batches of an epoch; the rest, other images each time, is dropped."""
         return len(images) // self.recipe.schedule.batch_size
 
     def train_epoch(
-        self, images: Images, reporter: Reporter, behind_step: Callable[[], None] | None = None
+        self, images: Images, reporter: Reporter, after_step: Callable[[], None] | None = None
     ) -> dict[str, float]:
         """Train on what is left of an epoch's full batches; return means over the whole of it.
 
-        behind_step: called when a step is done, and `state` is that of a checkpoint
+        after_step: called when a step is done, and `state` is that of a checkpoint
         """
         steps = self.steps_per_epoch(images)
         if self.steps:
@@ -102,8 +102,8 @@ class Trainer:
             self.steps += 1
             if self.steps % READ_EVERY == 0 or self.steps == steps:
                 self.stop_if_diverged(images)
-            if behind_step:
-                behind_step()
+            if after_step:
+                after_step()
             now = time.monotonic()
             if now - last_look > LOOK_EVERY_SECONDS and self.steps < steps:
                 last_look = now
@@ -126,8 +126,8 @@ class Trainer:
         """Remember the bad images that any process has left out."""
         self.skipped |= self.plan.processes.union(set(images.skipped))
 
-    def _no_means(self) -> EpochMeans:
-        return EpochMeans(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
+    def _no_means(self) -> EpochSums:
+        return EpochSums(torch.zeros(3, dtype=torch.float64, device=self.plan.device))
 
     def batches(
         self, images: Images, augmentation: Augmentation | None = None, first: int = 0
@@ -280,5 +280,5 @@ class Trainer:
         if progress.within:
             self.steps = progress.within.images // self.recipe.schedule.batch_size
             self.began = time.monotonic() - progress.within.seconds
-            self._means = EpochMeans.share_of(progress.within.sums, self.plan)
+            self._means = EpochSums.share_of(progress.within.sums, self.plan)
         run.rewind(self.epoch)

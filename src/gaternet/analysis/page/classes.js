@@ -93,10 +93,10 @@ function special(gates) {
     $("special").replaceChildren();
     return;
   }
-  $("special-about").textContent = ` of ${short(gates.classes[state.chosen], 40)}, by the difference to all other images`;
+  $("special-about").textContent = ` of ${short(gates.classes[state.chosen], 40)}, by the difference from all other images`;
   const columns = ["gate", "of the class", "of the others", "difference"];
   const rows = specialGates(gates, state.chosen).map(({ gate, rate, elsewhere }) => {
-    const button = element("button", { type: "button", title: "Show on the map who opens it" }, gates.gateName(gate));
+    const button = element("button", { type: "button", title: "Show on the map which images open it" }, gates.gateName(gate));
     button.onclick = () => {
       change({ gate });
       $("map").scrollIntoView({ block: "center" });

@@ -64,7 +64,7 @@ class Page:
     mutual_information: NDArray[np.floating] | None = None
     """(G,), between each gate and the class, in bits."""
     similarity: NDArray[np.floating] | None = None
-    """(C, C), the mean share of gates that an image of each class have alike; NaN: not known."""
+    """(C, C), the mean share of gates alike in two images, one of each class; NaN: not known."""
     macs: NDArray[np.number] | None = None
     """(N,), multiply-accumulates that each image needs, gater included."""
     backbone_macs: int | None = None

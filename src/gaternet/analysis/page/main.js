@@ -76,7 +76,7 @@ function fillHeader(gates) {
       `${number(gates.width)} of ${number(gates.gates)} gates depend on the input`,
       `${percent(wrong / gates.count, 2)} ${gates.drawnFrom ? "of these " : ""}wrongly classified`]
     : [images, `${number(gates.gates)} gates`,
-      gates.ratesOf ? `means of classes over ${gates.ratesOf}` : "no means of classes to compare with"];
+      gates.ratesOf ? `means of classes over ${gates.ratesOf}` : "no class means to compare with: run gaternet analyze first"];
   $("facts").textContent = facts.join(" · ");
   if (gates.labels && !gates.width) {
     $("nothing").hidden = false;
@@ -213,7 +213,7 @@ function showChoice(gates) {
   });
   $("no-gate").hidden = state.gate === null;
   $("no-gate").textContent = state.gate === null ? "" : `✕ ${gates.gateName(state.gate)}`;
-  $("no-gate").setAttribute("aria-label", "Show classes again, not who opens this gate");
+  $("no-gate").setAttribute("aria-label", "Show classes again, not which images open this gate");
   let left = 0;
   for (let image = 0; image < gates.count; image++) left += isLeft(gates, image);
   const place = gates.embedding ? "Images that open like gates lie near each other" : "Images in order of their class";

@@ -121,7 +121,7 @@ def _tables(found: Findings) -> Iterator[PageTable]:
             "What gates alone tell of the class",
             f"accuracy on one half of {probes.images:,} images, learned from the gates of the "
             "other",
-            ("by", "accuracy"),
+            ("classifier", "accuracy"),
             (
                 ("always the commonest class", f"{100 * probes.chance:.2f} %"),
                 ("the 10 nearest gate vectors", f"{100 * probes.neighbours:.2f} %"),
@@ -145,4 +145,4 @@ def _tables(found: Findings) -> Iterator[PageTable]:
             ("by chance, about", f"{100 * agreement.by_chance:.2f} %"),
         ]
     rows += [(f"not found out: {name}", reason) for name, reason in found.missing.items()]
-    yield PageTable("Besides", "", ("", ""), tuple(rows))
+    yield PageTable("Other numbers", "", ("", ""), tuple(rows))

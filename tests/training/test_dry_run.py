@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.errors import UserError
-from gaternet.training.trial import try_network
+from gaternet.training.dry_run import try_network
 
 
-def test_trial_changes_nothing() -> None:
+def test_dry_run_changes_nothing() -> None:
     network = CifarResNet(8, image_size=8).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(1)
