@@ -24,7 +24,7 @@ from gaternet.errors import UserError
 from gaternet.model import GatedModel, GaterNet
 from gaternet.reproduction.results import CurvePoint, Mask, Point
 from gaternet.right_images import Judged, pack
-from gaternet.runtime.contestants import Contestant, Field, dense_forms
+from gaternet.runtime.forms import Form, Forms, dense_forms
 from gaternet.runtime.latency import measure
 from gaternet.training.compute import plan
 from gaternet.training.config import BLIND
@@ -54,12 +54,12 @@ def main(
     """
     points = {str(i): p for i, p in enumerate(p for run in runs for p in points_of(run, data))}
     forms = {name: _form(point, data, batch) for name, point in points.items()}
-    contestants = tuple(
-        Contestant(f"{name} {form.variant}", form.run, form.open_share, form.macs)
+    ready = tuple(
+        Form(f"{name} {form.variant}", form.run, form.open_share, form.macs)
         for name, several in forms.items()
         for form in several
     )
-    times = measure(Field(contestants, {}), batch, seconds, torch.device("cpu"))
+    times = measure(Forms(ready, {}), batch, seconds, torch.device("cpu"))
     rows = []
     for name, point in points.items():
         own = [row for row in times if row.variant.split()[0] == name]
@@ -146,20 +146,20 @@ def _measured(
 
 
 @torch.no_grad()
-def _form(point: Point, data: str, batch: int) -> tuple[Contestant, ...]:
+def _form(point: Point, data: str, batch: int) -> tuple[Form, ...]:
     """Return how a point can run: compiled here where it is gated, any way where it is plain."""
     run, model = open_run(Path(point.run)), saved_models.load(point.run)
     images = _some(run, data, "test", batch)
     if not isinstance(model, GaterNet):
-        return dense_forms(model, images).contestants
+        return dense_forms(model, images).ready
     if point.mask is not None:
-        return dense_forms(_masked(run.path, data), images).contestants
+        return dense_forms(_masked(run.path, data), images).ready
     model.binarizer.threshold = cast(float, point.threshold)
     compiled = runtime.compile(model, images)
     if reason := compiled.report.masked_because or compiled.report.slow_because:
         raise UserError(f"{run.path} skips no filter here: {reason}")
     share = float(compiled.decide(images).mean())
-    return (Contestant("runtime", lambda: compiled(images), share, point.macs),)
+    return (Form("runtime", lambda: compiled(images), share, point.macs),)
 
 
 @cache

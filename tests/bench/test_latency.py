@@ -20,10 +20,10 @@ from gaternet.data.digits import load_digits
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
 from gaternet.local import LocalGaterNet
-from gaternet.runtime import contestants
+from gaternet.runtime import forms
 from gaternet.runtime.compiled import CompiledBackbone, Report
 from gaternet.runtime.compiler import masked_backbone
-from gaternet.runtime.contestants import Contestant, Field, slimmed, under_mask
+from gaternet.runtime.forms import Form, Forms, slimmed, under_mask
 from gaternet.runtime.latency import ROUNDS, measure, median_ranks
 from gaternet.training.run import open_run
 from terminal import Terminal
@@ -62,15 +62,15 @@ def test_too_few_values_hold_no_median() -> None:
 def test_forms_are_timed_in_turns() -> None:
     order = []
 
-    def form(name: str, seconds: float) -> Contestant:
+    def form(name: str, seconds: float) -> Form:
         def run() -> None:
             order.append(name)
             time.sleep(seconds)
 
-        return Contestant(name, run, 0.5, 7.0)
+        return Form(name, run, 0.5, 7.0)
 
     rows = measure(
-        Field((form("quick", 0.001), form("slow", 0.06)), {}), 3, 0.0, torch.device("cpu")
+        Forms((form("quick", 0.001), form("slow", 0.06)), {}), 3, 0.0, torch.device("cpu")
     )
     quick, slow = rows
     assert order[:3] == ["quick", "quick", "slow"]  # what is quick warms up first
@@ -120,12 +120,12 @@ def test_a_runtime_that_skips_no_filter_is_not_timed_as_one_that_does(
     points = gaternet.find_gate_points(gaternet.trace(backbone), "both", 8)
     gates = random_gates(points, 0.5, 1, torch.Generator().manual_seed(0))
     plain = CompiledBackbone(masked_backbone(backbone, points), Report(slow_because="no compiler"))
-    monkeypatch.setattr(contestants, "compile_backbone", lambda *_: plain)
+    monkeypatch.setattr(forms, "compile_backbone", lambda *_: plain)
     for name in ("_add_dense", "_add_slim"):
-        monkeypatch.setattr(contestants, name, lambda *_: None)
-    field = contestants.given_gates(backbone, points, torch.randn(1, 3, 32, 32), gates)
-    assert field.missing == {"runtime": "no filter is skipped: no compiler"}
-    assert [one.variant for one in field.contestants] == ["masked"]
+        monkeypatch.setattr(forms, name, lambda *_: None)
+    found = forms.given_gates(backbone, points, torch.randn(1, 3, 32, 32), gates)
+    assert found.missing == {"runtime": "no filter is skipped: no compiler"}
+    assert [one.variant for one in found.ready] == ["masked"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_a_compression_leaves_without_a_gater_is_timed_as_it_is(
     def no_compiler(*_: object) -> None:
         raise RuntimeError("no compiler is here\nand more")
 
-    monkeypatch.setattr(contestants, "_frozen", no_compiler)
+    monkeypatch.setattr(forms, "_frozen", no_compiler)
     left = tmp_path / "left"
     terminal.succeed("compress", gated_run, "--out", left, "--one-mask")
     words = ("bench", "latency", left, "--batches", "1", "2", "--seconds", "0")

@@ -17,7 +17,7 @@ from gaternet.errors import UsageError, UserError
 from gaternet.gate_points import GatePoint, Layers, find_gate_points
 from gaternet.graph import trace
 from gaternet.model import GatedModel, GaterNet
-from gaternet.runtime.contestants import Field, dense_forms, given_gates, own_gates
+from gaternet.runtime.forms import Forms, dense_forms, given_gates, own_gates
 from gaternet.runtime.latency import LatencyRow, measure
 from gaternet.training.compute import choose_device, hardware
 from gaternet.training.run import Run, open_run
@@ -94,12 +94,12 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
     if isinstance(model, GaterNet):
         small, missing = _compressed(model, run, data, device)
 
-    def field(batch: int) -> Field:
+    def make(batch: int) -> Forms:
         if isinstance(model, GaterNet):
             return own_gates(model, small, images[:batch])
         return dense_forms(model, images[:batch])
 
-    found = _race(run.config.recipe.name, field, request, device)
+    found = _time_all(run.config.recipe.name, make, request, device)
     return replace(found, missing=missing | found.missing)
 
 
@@ -122,12 +122,12 @@ def time_network(wanted: RandomGatesRequest, request: LatencyRequest) -> Latenci
     backbone = backbone.to(device)
     draws = torch.Generator().manual_seed(0)
 
-    def field(batch: int) -> Field:
+    def make(batch: int) -> Forms:
         images = torch.randn(batch, *graph.input_size, generator=draws).to(device)
         gates = random_gates(points, wanted.open_share, batch, draws).to(device)
         return given_gates(backbone, points, images, gates)
 
-    return _race(wanted.network, field, request, device)
+    return _time_all(wanted.network, make, request, device)
 
 
 def random_gates(
@@ -151,15 +151,15 @@ def _prepare(request: LatencyRequest) -> torch.device:
     return choose_device(request.device)
 
 
-def _race(
-    title: str, field: Callable[[int], Field], request: LatencyRequest, device: torch.device
+def _time_all(
+    title: str, make: Callable[[int], Forms], request: LatencyRequest, device: torch.device
 ) -> Latencies:
     rows: list[LatencyRow] = []
     missing: dict[str, str] = {}
     for batch in request.batches:
-        ready = field(batch)
-        rows += measure(ready, batch, request.seconds, device)
-        missing |= ready.missing
+        forms = make(batch)
+        rows += measure(forms, batch, request.seconds, device)
+        missing |= forms.missing
     return Latencies(title, hardware(device), tuple(rows), missing)
 
 

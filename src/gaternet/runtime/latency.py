@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binom
 
 from gaternet.runtime.compiler import synchronise
-from gaternet.runtime.contestants import Contestant, Field
+from gaternet.runtime.forms import Form, Forms
 
 SHORT = 0.05
 """Seconds: whatever takes less runs once untimed before it is timed, threads and caches its own."""
@@ -41,22 +41,22 @@ class LatencyRow:
 
 
 def measure(
-    field: Field, batch: int, seconds: float, device: torch.device
+    forms: Forms, batch: int, seconds: float, device: torch.device
 ) -> tuple[LatencyRow, ...]:
-    """Time all contestants in turns for about so many seconds, each at least `ROUNDS` times."""
-    taken: dict[str, list[float]] = {one.variant: [] for one in field.contestants}
+    """Time all forms alternately for about so many seconds, each at least `ROUNDS` times."""
+    taken: dict[str, list[float]] = {one.variant: [] for one in forms.ready}
     began, rounds = time.perf_counter(), 0
     while rounds < ROUNDS or time.perf_counter() - began < seconds:
-        for one in field.contestants:
+        for one in forms.ready:
             times = taken[one.variant]
             if not times or times[-1] < SHORT:
                 _seconds(one, device)
             times.append(_seconds(one, device))
         rounds += 1
-    return tuple(_row(one, batch, taken[one.variant]) for one in field.contestants)
+    return tuple(_row(one, batch, taken[one.variant]) for one in forms.ready)
 
 
-def _seconds(one: Contestant, device: torch.device) -> float:
+def _seconds(one: Form, device: torch.device) -> float:
     synchronise(device)
     start = time.perf_counter()
     one.run()
@@ -64,7 +64,7 @@ def _seconds(one: Contestant, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _row(one: Contestant, batch: int, taken: Sequence[float]) -> LatencyRow:
+def _row(one: Form, batch: int, taken: Sequence[float]) -> LatencyRow:
     milliseconds = 1e3 * np.sort(taken)
     low, high = median_ranks(len(taken))
     return LatencyRow(

@@ -39,7 +39,7 @@ from gaternet.runtime.serving import Serving
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Form:
     """One form of a network.
 
     run: computes one batch
@@ -54,18 +54,18 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Field:
-    """Those that can run here, and why the others cannot."""
+class Forms:
+    """The forms of a network that can run here, and why the others cannot."""
 
-    contestants: tuple[Contestant, ...]
+    ready: tuple[Form, ...]
     missing: dict[str, str]
 
 
-class Starters:
-    """Collects contestants; one that cannot be made is noted, not an end of the race."""
+class Collector:
+    """Collects forms; of one that cannot be made it notes why."""
 
     def __init__(self) -> None:
-        self.ready: list[Contestant] = []
+        self.ready: list[Form] = []
         self.missing: dict[str, str] = {}
 
     def add(
@@ -77,38 +77,38 @@ class Starters:
         except (UserError, RuntimeError) as error:  # no compiler, no onnxruntime
             self.missing[variant] = str(error).strip().splitlines()[0]
         else:
-            self.ready.append(Contestant(variant, run, share, macs))
+            self.ready.append(Form(variant, run, share, macs))
 
-    def field(self) -> Field:
+    def forms(self) -> Forms:
         """Return what was collected."""
-        return Field(tuple(self.ready), self.missing)
+        return Forms(tuple(self.ready), self.missing)
 
 
-def dense_forms(backbone: nn.Module, images: Tensor) -> Field:
+def dense_forms(backbone: nn.Module, images: Tensor) -> Forms:
     """Return the forms of a plain network."""
-    starters = Starters()
-    _add_dense(starters, backbone, images)
-    return starters.field()
+    collector = Collector()
+    _add_dense(collector, backbone, images)
+    return collector.forms()
 
 
 def given_gates(
     backbone: nn.Module, points: Sequence[GatePoint], images: Tensor, gates: Tensor
-) -> Field:
+) -> Forms:
     """Return the forms of a backbone under given gates (N, G): no gater, nothing to compress."""
     size = _size(images)
     counter = MacCounter(follow(trace(backbone, size), points))
     share, macs = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
-    starters = Starters()
-    _add_dense(starters, backbone, images)
+    collector = Collector()
+    _add_dense(collector, backbone, images)
     masked = masked_backbone(backbone, points)
-    starters.add("masked", share, counter.backbone_macs, lambda: _eager(masked, images, gates))
+    collector.add("masked", share, counter.backbone_macs, lambda: _eager(masked, images, gates))
     compiled = compile_backbone(backbone, points, images, gates)
-    starters.add("runtime", share, macs, lambda: _skipping(compiled, images, gates))
-    _add_slim(starters, backbone, points, images, gates)
-    return starters.field()
+    collector.add("runtime", share, macs, lambda: _skipping(compiled, images, gates))
+    _add_slim(collector, backbone, points, images, gates)
+    return collector.forms()
 
 
-def own_gates(model: GaterNet, small: GaterNet | None, images: Tensor) -> Field:
+def own_gates(model: GaterNet, small: GaterNet | None, images: Tensor) -> Forms:
     """Return the forms of a model under its own gates, its gater included.
 
     small: the compressed model, where there is one
@@ -120,20 +120,20 @@ def own_gates(model: GaterNet, small: GaterNet | None, images: Tensor) -> Field:
         gates = model.decide(images).gates
     counter = count_macs(model, size)
     share, needed = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
-    starters = Starters()
-    _add_dense(starters, backbone, images)
+    collector = Collector()
+    _add_dense(collector, backbone, images)
     whole = counter.backbone_macs + counter.deciding_macs
-    starters.add("masked", share, whole, lambda: _eager(model, images))
+    collector.add("masked", share, whole, lambda: _eager(model, images))
     if small is not None:
         less = count_macs(small, size)
         macs = less.backbone_macs + less.deciding_macs
         with torch.no_grad():
             left = float(small.decide(images).gates.mean())
-        starters.add("compressed", left, macs, lambda: _eager(small, images))
+        collector.add("compressed", left, macs, lambda: _eager(small, images))
     compiled = compile(model, images)
-    starters.add("runtime", share, needed, lambda: _skipping(compiled, images))
-    _add_slim(starters, backbone, model.points, images, gates)
-    return starters.field()
+    collector.add("runtime", share, needed, lambda: _skipping(compiled, images))
+    _add_slim(collector, backbone, model.points, images, gates)
+    return collector.forms()
 
 
 def _call(form: Callable[..., Any], *operands: Tensor) -> Callable[[], Any]:
@@ -163,17 +163,17 @@ def _skipping(
     return _call(compiled, *operands)
 
 
-def _add_dense(starters: Starters, backbone: nn.Module, images: Tensor) -> None:
+def _add_dense(collector: Collector, backbone: nn.Module, images: Tensor) -> None:
     size = _size(images)
     macs = trace(backbone, size).total_macs
-    starters.add("dense-eager", 1.0, macs, lambda: _eager(backbone, images))
-    starters.add("dense-compiled", 1.0, macs, lambda: _frozen(backbone, images))
+    collector.add("dense-eager", 1.0, macs, lambda: _eager(backbone, images))
+    collector.add("dense-compiled", 1.0, macs, lambda: _frozen(backbone, images))
     if images.device.type == "cpu":
-        starters.add("dense-onnxruntime", 1.0, macs, lambda: _exported(backbone, images))
+        collector.add("dense-onnxruntime", 1.0, macs, lambda: _exported(backbone, images))
 
 
 def _add_slim(
-    starters: Starters,
+    collector: Collector,
     backbone: nn.Module,
     points: Sequence[GatePoint],
     images: Tensor,
@@ -182,7 +182,7 @@ def _add_slim(
     size = _size(images)
     slim = slimmed(backbone, points, gates, size)
     macs = trace(slim, size).total_macs
-    starters.add("slim-compiled", 1.0, macs, lambda: _frozen(slim, images))
+    collector.add("slim-compiled", 1.0, macs, lambda: _frozen(slim, images))
 
 
 def slimmed(
