@@ -283,7 +283,10 @@ def test_marked_parts_of_a_page_are_written_and_the_rest_is_left(tmp_path: Path)
     assert "(docs/figures/efficiency_resnet20.png)" in written
     assert "| ResNet-8 | 17.00 % |  | 12.5 M | 0.30 |\n" in written
     # Of two thresholds the one without an offset is that which it was trained for.
-    assert "| ResNet-20, budget 0.5 | 14.00 % | -1.6 | 20.4 M | 1.50 |\n\nOne run and 12" in written
+    assert (
+        "| ResNet-20, budget 0.5 | 14.00 % | -1.6 ± 2.5 | 20.4 M | 1.50 |\n\nOne run and 12"
+        in written
+    )
     with pytest.raises(UserError, match="there is no <!-- gates -->"):
         readme.fill(page.replace("gates", "bars"), found)
     with pytest.raises(UserError, match="no two runs"):

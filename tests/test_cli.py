@@ -95,7 +95,7 @@ def test_help_breaks_lines_only_where_they_are_full(
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         cli.main(["compress", "--help"])
-    assert "half of them: a plain network" in capsys.readouterr().out
+    assert "images: a plain network" in capsys.readouterr().out
 
 
 def names_of(data: str) -> list[str]:

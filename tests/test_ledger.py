@@ -127,6 +127,7 @@ def test_measured_runs_stand_in_the_row_of_their_recipe(results: Path) -> None:
         "gates": None,
         "open_gates": None,
         "averaged": 0,
+        "precision": None,
         "wall_seconds": None,
         "date": None,
         "training_error": None,
@@ -182,7 +183,7 @@ def test_terminal_shows_what_was_measured_and_why_a_row_differs(
     [
         ('{"recipe": ', r"a\.json is damaged"),
         (json.dumps({k: v for k, v in RUN.items() if k != "seed"}), r"a\.json has no 'se"),
-        (None, r"no folder: --results takes"),
+        (None, r"there is no folder .*: give --results"),
     ],
 )
 def test_results_that_cannot_be_read_are_named(

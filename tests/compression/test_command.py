@@ -84,17 +84,17 @@ def test_mistakes(
     gated_run: Path, plain_run: Path, compressed: Path, terminal: Terminal, tmp_path: Path
 ) -> None:
     new, plan = tmp_path / "new", compressed / "plan.json"
-    for code, words, told in (
+    for code, words, message in (
         (1, (plain_run, "--out", new), "has no gater"),
         (1, (gated_run, "--out", compressed), "exists already"),
         (1, (compressed, "--out", new), "compressed already"),
         (1, (gated_run, "--out", new, "--plan", gated_run / "config.json"), "is no plan"),
-        (2, (gated_run, "--out", new, "--plan", plan, "--tolerance", "3"), "does not go with"),
-        (2, (gated_run, "--out", new, "--plan", plan, "--one-mask"), "does not go with"),
+        (2, (gated_run, "--out", new, "--plan", plan, "--tolerance", "3"), "leave --tolerance"),
+        (2, (gated_run, "--out", new, "--plan", plan, "--one-mask"), "leave --tolerance"),
         (2, (gated_run, "--out", new, "--one-mask", "--tolerance", "3"), "leaves no gate"),
         (2, (gated_run, "--out", new, "--images", "0"), "--images 0"),
         (2, (gated_run, "--out", new, "--tolerance", "-1"), "--tolerance -1"),
         (1, (gated_run, "--out", new, "--images", "5", "--tolerance", "5"), "tolerance 5"),
     ):
-        assert told in terminal.fail(code, "compress", *words)
+        assert message in terminal.fail(code, "compress", *words)
         assert not new.exists()

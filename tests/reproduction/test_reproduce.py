@@ -170,7 +170,7 @@ def test_budget_saves_what_was_begun_and_the_next_call_goes_on(
     assert "runs still missing: 3; run the same command again" in output
     assert not Path("runs").exists()
     for _ in range(100):
-        if "missing still" not in terminal.succeed(*words(images, "--budget", "0.0003")):
+        if "still missing" not in terminal.succeed(*words(images, "--budget", "0.0003")):
             break
     for name in (PLAIN, GATER, GATED):
         assert result(Path("results", f"{name}.json")) == result(

@@ -92,5 +92,5 @@ def test_it_needs_the_operator(model: gaternet.GaterNet, tmp_path: Path) -> None
 def test_only_pt2_can_hold_it(gated_run: Path, tmp_path: Path) -> None:
     from gaternet.commands import export_model
 
-    with pytest.raises(UsageError, match=r"--compiled goes with \.pt2"):
+    with pytest.raises(UsageError, match=r"--compiled needs --out FILE\.pt2"):
         export_model(gated_run, tmp_path / "m.onnx", None, None, compiled=True)
