@@ -120,9 +120,8 @@ def main(recipe: str, /, data: str, steps: int = 50, warmup: int = 5, device: st
 
 
 if __name__ == "__main__":
-    from report import (
-        mistakes_reported,
-    )  # not above: `gaternet bench train` loads this file by itself
+    # Not above: `gaternet bench train` loads this file by itself.
+    from report import mistakes_reported
 
     with mistakes_reported():
         tyro.cli(main)

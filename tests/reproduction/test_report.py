@@ -188,7 +188,7 @@ def test_networks_of_one_seed_are_compared_on_the_same_images() -> None:
     table = table_of(gated, soft)
     assert table.verdict().startswith("soft gates, never binarized has a higher error than ResNet-")
     assert (
-        "on the same 200 test images are significant at 5 % for these very networks"
+        "of the same 200 test images, it is judged at 5 % for these very networks"
         in table.verdict()
     )
     assert "of the same images | higher error" in table.differences()[2]
@@ -336,6 +336,21 @@ def test_of_many_changes_it_is_said_which_matter() -> None:
         "Not significant does not mean equal: with 3 degrees of freedom only differences above 0.2 "
         "points are significant."
     )
+
+
+def test_nothing_is_said_of_differences_that_nothing_judges() -> None:
+    right = [np.arange(200) >= wrong for wrong in (20, 60)]
+    gated, soft = (
+        replace(run, error=100 * float(np.mean(~mine)), judged=Judged(200, "a", pack(mine)))
+        for run, mine in zip(
+            (GATED, replace(GATED, recipe="cifar10/resnet20-gated-soft-short")), right, strict=True
+        )
+    )
+    unknown = replace(GATED, recipe="cifar10/resnet20-gated-random-short", judged=None)
+    table = table_of_ablations(gated, soft, unknown)
+    assert "| too few seeds |" in "".join(table.differences())
+    assert "soft gates" in table.verdict()
+    assert "at random" not in table.verdict()
 
 
 def test_what_does_not_stand_among_many_questions_is_named() -> None:

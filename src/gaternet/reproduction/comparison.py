@@ -1,6 +1,6 @@
 """What errors of a few seeds show: means, spreads, and differences with their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev, variance
@@ -70,11 +70,7 @@ def compare(
     pooled = sum((len(values) - 1) * variance(values) for values in several) / freedom
     deviation = sqrt(pooled * (1 / len(one) + 1 / len(other)))
     width = float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * deviation
-    p = (
-        2 * float(t.sf(abs(difference) / deviation, freedom))
-        if deviation
-        else float(not difference)
-    )
+    p = _two_sided(difference, deviation, t(freedom).sf)
     return Difference(difference, width, p, freedom)
 
 
@@ -96,8 +92,13 @@ def compare_on_images(
         wrong = np.mean(other, axis=0) - np.mean(one, axis=0)
         value, deviation = float(wrong.mean()), float(wrong.std()) / sqrt(images)
         half_width = NORMAL * deviation
-        p = 2 * float(norm.sf(abs(value) / deviation)) if deviation else float(not value)
+        p = _two_sided(value, deviation, norm.sf)
     return Difference(100 * value, 100 * half_width, p, images=images)
+
+
+def _two_sided(value: float, deviation: float, tail: Callable[[float], float]) -> float:
+    """Return how likely a value is to be as far from 0 either way; tail: of a deviation of 1."""
+    return 2 * float(tail(abs(value) / deviation)) if deviation else float(not value)
 
 
 def holm(p_values: Sequence[float]) -> list[bool]:

@@ -268,7 +268,7 @@ def _formats(rows: Sequence[tuple[Row, Sequence[MeasuredRun]]]) -> Iterator[str]
         for precision in sorted({run.precision for run in runs if run.precision}):
             labels.setdefault(precision, []).append(row.label)
     if len(labels) > 1:
-        trained = "; ".join(f"{name}: {listed(rows)}" for name, rows in sorted(labels.items()))
+        trained = "; ".join(f"{name}: {listed(found)}" for name, found in sorted(labels.items()))
         yield (
             f"Not all were trained in the same number format ({trained}); a part of their "
             "differences may come from that."

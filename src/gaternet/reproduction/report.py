@@ -46,6 +46,7 @@ kept. Multiply-accumulates are of one image with every filter computed, the gate
 are those that are left when closed filters are skipped. In tables of differences they are the first
 network's as a multiple of the second's: the cost at which it has its error. Hours are those of the
 last phase of each run, on a machine with other work: they do not measure what a network costs.
+Hardware is that of the epochs that noted it: of older runs that went on elsewhere, the last ones.
 """
 
 

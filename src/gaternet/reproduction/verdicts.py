@@ -28,12 +28,13 @@ class Comparison:
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """Say what differences support, of whichever side has fewer networks one after another."""
-    if all(each.found.p is None for each in comparisons):
+    known = [each for each in comparisons if each.found.p is not None]
+    if not known:
         return "Too few seeds to say whether any difference is more than chance."
-    seconds = {each.second.label for each in comparisons}
-    firsts = {each.first.label for each in comparisons}
+    seconds = {each.second.label for each in known}
+    firsts = {each.first.label for each in known}
     said = _by_second if len(seconds) < len(firsts) else _by_first
-    return " ".join((*said(comparisons), *_together(comparisons), *_power(comparisons)))
+    return " ".join((*said(known), *_together(known), *_power(known)))
 
 
 def _by_first(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -70,17 +71,16 @@ def _by_second(comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 def _together(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Yield which differences stand when the number of questions is corrected for."""
-    known = [(each, each.found.p) for each in comparisons if each.found.p is not None]
-    kept = holm([p for _, p in known])
-    significant = [each for each, _ in known if each.found.significant]
-    if len(known) < 2 or not significant:
+    kept = holm([each.found.p for each in comparisons if each.found.p is not None])
+    significant = [each for each in comparisons if each.found.significant]
+    if len(comparisons) < 2 or not significant:
         return
     lost = [
         f"{each.first.label} against {each.second.label}"
-        for (each, _), stands in zip(known, kept, strict=True)
+        for each, stands in zip(comparisons, kept, strict=True)
         if each.found.significant and not stands
     ]
-    corrected = f"Corrected for the table's {len(known)} comparisons (Holm)"
+    corrected = f"Corrected for the table's {len(comparisons)} comparisons (Holm)"
     if not lost:
         yield f"{corrected} all significant differences stand."
     elif len(lost) == len(significant):
@@ -111,8 +111,8 @@ def _power(comparisons: Sequence[Comparison]) -> Iterator[str]:
         )
     if images := max(each.images for each in found):
         yield (
-            f"Differences on the same {images:,} test images are significant at 5 % for these very "
-            "networks: by McNemar's exact test where there is one seed of each, else by the "
-            "interval. Seeds vary besides, which so few do not show: more than one in twenty "
+            f"Where a difference is of the same {images:,} test images, it is judged at 5 % for "
+            "these very networks: by McNemar's exact test where there is one seed of each, else by "
+            "the interval. Seeds vary besides, which so few do not show: more than one in twenty "
             "changes without effect will seem to have one."
         )

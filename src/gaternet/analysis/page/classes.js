@@ -46,7 +46,7 @@ function classLayers(gates) {
     type: "heatmap", z: beyond, hoverinfo: "text", zmin: -most, zmax: most,
     colorscale: [[0, "#b35806"], [0.5, "#f7f7f7"], [1, "#542788"]],
     text: beyond.map((row, at) => row.map((_, layer) => told(at, layer))),
-    colorbar: { title: { text: "beyond the mean class [%]", side: "right" }, thickness: 12 },
+    colorbar: { title: { text: "beyond the mean over classes [%]", side: "right" }, thickness: 12 },
   }], layout("", "", {
     xaxis: layerAxis(gates, 30),
     yaxis: { tickvals: ticks, ticktext: ticks.map((at) => names[at]), autorange: "reversed", showgrid: false },
