@@ -14,17 +14,18 @@ from typing import cast
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import nn
 
-from gaternet import accounting, compression, runtime, saved_models
+from gaternet import accounting, compression, saved_models
 from gaternet.analysis.record import collect
+from gaternet.bench.latency import timed_batches
 from gaternet.commands import split_images
 from gaternet.data.batches import normalised_batches
 from gaternet.errors import UserError
 from gaternet.model import GatedModel, GaterNet
 from gaternet.reproduction.results import CurvePoint, Mask, Point
 from gaternet.right_images import Judged, pack
-from gaternet.runtime.forms import Form, Forms, dense_forms
+from gaternet.runtime.forms import Form, Forms, dense_forms, runtime_form
 from gaternet.runtime.latency import measure
 from gaternet.training.compute import plan
 from gaternet.training.config import BLIND
@@ -149,17 +150,16 @@ def _measured(
 def _form(point: Point, data: str, batch: int) -> tuple[Form, ...]:
     """Return how a point can run: compiled here where it is gated, any way where it is plain."""
     run, model = open_run(Path(point.run)), saved_models.load(point.run)
-    images = _some(run, data, "test", batch)
+    batches = timed_batches(run, data, batch, torch.device("cpu"))
     if not isinstance(model, GaterNet):
-        return dense_forms(model, images).ready
+        return dense_forms(model, batches).ready
     if point.mask is not None:
-        return dense_forms(_masked(run.path, data), images).ready
+        return dense_forms(_masked(run.path, data), batches).ready
     model.binarizer.threshold = cast(float, point.threshold)
-    compiled = runtime.compile(model, images)
-    if reason := compiled.report.masked_because or compiled.report.slow_because:
-        raise UserError(f"{run.path} skips no filter here: {reason}")
-    share = float(compiled.decide(images).mean())
-    return (Form("runtime", lambda: compiled(images), share, point.macs),)
+    try:
+        return (runtime_form(model, batches, point.macs),)
+    except UserError as error:
+        raise UserError(f"{run.path}: {error}") from None
 
 
 @cache
@@ -171,12 +171,6 @@ def _masked(path: Path, data: str) -> nn.Module:
     record = collect(model, normalised_batches(split_images(run, data, "train"), config, "cpu"))
     made = compression.plan(model, record, one_mask=True)
     return compression.one_mask(model, made)
-
-
-def _some(run: Run, data: str, split: str, count: int) -> Tensor:
-    """Return the first images of a split, normalised, (count, C, H, W)."""
-    found = split_images(run, data, split)
-    return next(normalised_batches(found, run.config.recipe.data, "cpu", count))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,19 @@ from gaternet import saved_models
 from gaternet.accounting import MacCounter
 from gaternet.backbones import BackboneConfig, create
 from gaternet.bench import latency
-from gaternet.bench.latency import LatencyRequest, RandomGatesRequest, random_gates, time_network
+from gaternet.bench.latency import (
+    LatencyRequest,
+    RandomGatesRequest,
+    random_gates,
+    time_network,
+    timed_batches,
+)
 from gaternet.data.augmentation import normalise
 from gaternet.data.digits import load_digits
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, attach
 from gaternet.local import LocalGaterNet
+from gaternet.model import GaterNet
 from gaternet.runtime import forms
 from gaternet.runtime.compiled import CompiledBackbone, Report
 from gaternet.runtime.compiler import masked_backbone
@@ -31,6 +38,10 @@ from terminal import Terminal
 VARIANTS = {
     *("dense-eager", "dense-compiled", "dense-onnxruntime", "masked", "runtime", "slim-compiled"),
 }
+
+
+def no_compiler(*_: object) -> None:
+    raise RuntimeError("no compiler is here\nand more")
 
 
 def test_random_gates_open_as_many_in_every_layer() -> None:
@@ -82,6 +93,56 @@ def test_forms_are_timed_in_turns() -> None:
     assert (slow.batch, slow.open_share, slow.macs_per_image) == (3, 0.5, 7.0)
 
 
+def test_every_batch_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_frozen", "_exported"):
+        monkeypatch.setattr(forms, name, no_compiler)
+    seen: list[torch.Tensor] = []
+    backbone = create(BackboneConfig("resnet8", 10)).eval()
+    batches = torch.randn(6, 3, 32, 32).split(2)
+    backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    (eager,) = forms.dense_forms(backbone, batches).ready
+    seen.clear()
+    for _ in range(4):
+        eager.run()
+    # The first one was computed when the form was made.
+    for found, batch in zip(seen, (batches[i] for i in (1, 2, 0, 1)), strict=True):
+        assert torch.equal(found, batch)
+
+
+def test_a_model_is_timed_under_the_gates_of_every_batch(
+    gated_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_add_dense", "_add_slim"):
+        monkeypatch.setattr(forms, name, lambda *_: None)
+    model = saved_models.load(gated_run)
+    assert isinstance(model, GaterNet)
+    batches = timed_batches(open_run(gated_run), "digits", 2, torch.device("cpu"))
+    found = forms.own_gates(model, None, batches)
+    masked = next(one for one in found.ready if one.variant == "masked")
+    with torch.no_grad():
+        gates = torch.cat([model(images).gates for images in batches])
+    assert masked.open_share == pytest.approx(float(gates.mean()))
+    needed = gaternet.count_macs(model, model.input_size)(gates.double()).sum(dim=1).mean()
+    for one in found.ready:
+        if one.variant == "runtime":
+            assert one.macs == pytest.approx(float(needed))
+            assert one.open_share == masked.open_share
+
+
+@pytest.mark.parametrize(("batch", "turns"), [(1, 31), (2, 15), (3, 9), (16, 1), (40, 1)])
+def test_small_batches_are_of_many_test_images(gated_run: Path, batch: int, turns: int) -> None:
+    """An odd number of them: every other run is untimed, and all are to be timed."""
+    run, whole = open_run(gated_run), load_digits("test")
+    found = timed_batches(run, "digits", batch, torch.device("cpu"))
+    assert [len(images) for images in found] == [batch] * turns
+    count = batch * turns
+    places = [place * (len(whole) - 1) // (count - 1) for place in range(count)]
+    data = run.config.recipe.data
+    torch.testing.assert_close(
+        torch.cat(found), normalise(whole.images[places], data.mean, data.std)
+    )
+
+
 def test_the_slim_network_is_the_backbone_with_the_open_filters() -> None:
     torch.manual_seed(0)
     backbone = create(BackboneConfig("resnet8", 10)).double().eval()
@@ -123,7 +184,7 @@ def test_a_runtime_that_skips_no_filter_is_not_timed_as_one_that_does(
     monkeypatch.setattr(forms, "compile_backbone", lambda *_: plain)
     for name in ("_add_dense", "_add_slim"):
         monkeypatch.setattr(forms, name, lambda *_: None)
-    found = forms.given_gates(backbone, points, torch.randn(1, 3, 32, 32), gates)
+    found = forms.given_gates(backbone, points, [torch.randn(1, 3, 32, 32)], [gates])
     assert found.missing == {"runtime": "no filter is skipped: no compiler"}
     assert [one.variant for one in found.ready] == ["masked"]
 
@@ -157,9 +218,6 @@ def test_an_unknown_network_is_named(terminal: Terminal) -> None:
 def test_what_a_compression_leaves_without_a_gater_is_timed_as_it_is(
     gated_run: Path, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_compiler(*_: object) -> None:
-        raise RuntimeError("no compiler is here\nand more")
-
     monkeypatch.setattr(forms, "_frozen", no_compiler)
     left = tmp_path / "left"
     terminal.succeed("compress", gated_run, "--out", left, "--one-mask")
@@ -184,6 +242,11 @@ def test_images_are_taken_from_all_over_a_split(gated_run: Path) -> None:
     torch.testing.assert_close(found, normalise(whole.images[places], data.mean, data.std))
     few = list(latency._images(run, "test", "digits", 7, torch.device("cpu")))
     assert [len(batch) for batch in few] == [7]
+
+
+def test_more_images_at_once_than_there_are(gated_run: Path, terminal: Terminal) -> None:
+    words = ("bench", "latency", gated_run, "--batches", "1", "4000")
+    assert "--batches 4000: there are only 500 test images" in terminal.fail(2, *words)
 
 
 def test_local_gates_skip_nothing(

@@ -29,7 +29,10 @@ RECORDED = 2000
 """Training images, from all over the split, that decide which filters of a run never open."""
 
 AT_ONCE = 250
-"""Of these images; of those that are timed as many as a batch has."""
+"""Of these images, at most."""
+
+IN_TURN = 31
+"""Images that are timed in small batches, at most; of large ones there is one batch."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,7 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
             f"{path} has local gates, which a layer decides on from its own input: only filters "
             "that a gater chose before can be skipped, so there is nothing to time beside masks"
         )
-    images = torch.cat(list(_images(run, "test", data, max(request.batches), device)))
-    if len(images) < max(request.batches):
-        raise UsageError(
-            f"--batches {max(request.batches)}: there are only {len(images)} test images"
-        )
+    batches = {batch: timed_batches(run, data, batch, device) for batch in request.batches}
     small: GaterNet | None = None
     missing: dict[str, str] = {}
     if isinstance(model, GaterNet):
@@ -96,8 +95,8 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
 
     def make(batch: int) -> Forms:
         if isinstance(model, GaterNet):
-            return own_gates(model, small, images[:batch])
-        return dense_forms(model, images[:batch])
+            return own_gates(model, small, batches[batch])
+        return dense_forms(model, batches[batch])
 
     found = _time_all(run.config.recipe.name, make, request, device)
     return replace(found, missing=missing | found.missing)
@@ -123,11 +122,33 @@ def time_network(wanted: RandomGatesRequest, request: LatencyRequest) -> Latenci
     draws = torch.Generator().manual_seed(0)
 
     def make(batch: int) -> Forms:
-        images = torch.randn(batch, *graph.input_size, generator=draws).to(device)
-        gates = random_gates(points, wanted.open_share, batch, draws).to(device)
-        return given_gates(backbone, points, images, gates)
+        count = batch * _odd(IN_TURN // batch)
+        images = torch.randn(count, *graph.input_size, generator=draws).to(device)
+        gates = random_gates(points, wanted.open_share, count, draws).to(device)
+        return given_gates(backbone, points, images.split(batch), gates.split(batch))
 
     return _time_all(wanted.network, make, request, device)
+
+
+def timed_batches(
+    run: Run, data: str | None, batch: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Return normalised test images from all over the split, in batches (batch, C, H, W).
+
+    Raises UsageError where they do not fill one.
+    """
+    images = torch.cat(list(_images(run, "test", data, batch * _odd(IN_TURN // batch), device)))
+    if len(images) < batch:
+        raise UsageError(f"--batches {batch}: there are only {len(images)} test images")
+    return images.split(batch)[: _odd(len(images) // batch)]
+
+
+def _odd(count: int) -> int:
+    """Return the last odd number up to `count`, or 1.
+
+    Of what is run twice, once untimed and then timed, an even number would leave half untimed.
+    """
+    return max(1, count - 1 + count % 2)
 
 
 def random_gates(

@@ -60,7 +60,8 @@ def latency(
         points: With --model: gated layers; outer are the paper's, inner those before; none: inner.
         block: With --model: neighbouring filters that one gate opens or closes; none: 16.
         image_size: With --model: side of the images; none: the network's own.
-        batches: Images that are computed at once.
+        batches: Images that are computed at once; small batches are several in turn, of 31 images
+            at most.
         data: With a run: folder or hub name of the images; none: the hub name of its data set.
         seconds: For each batch size, at least; every form is timed seven times or more.
         figure: PNG or SVG file to draw into; none: no figure.

@@ -8,6 +8,9 @@ compressed          masked too, after the filters that never open have left
 runtime             `gaternet.runtime.compile`
 slim-compiled       a plain network that has only as many filters as are open, compiled as the
                     dense one: the same arithmetic without a choice
+
+All compute the same batches, one at each call: a batch that is computed again and again finds its
+open filters in the caches, and may open more or fewer than others do.
 """
 
 import copy
@@ -15,6 +18,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,7 @@ from gaternet.runtime.serving import Serving
 class Form:
     """One form of a network.
 
-    run: computes one batch
+    run: computes the next batch; after the last comes the first
     open_share: share of the gates that are open, 1 where there are none
     macs: multiply-accumulates per image, the gater's included where it runs
     """
@@ -84,77 +88,116 @@ class Collector:
         return Forms(tuple(self.ready), self.missing)
 
 
-def dense_forms(backbone: nn.Module, images: Tensor) -> Forms:
-    """Return the forms of a plain network."""
+def dense_forms(backbone: nn.Module, batches: Sequence[Tensor]) -> Forms:
+    """Return the forms of a plain network.
+
+    batches: of images, (N, C, H, W) each
+    """
     collector = Collector()
-    _add_dense(collector, backbone, images)
+    _add_dense(collector, backbone, batches)
     return collector.forms()
 
 
 def given_gates(
-    backbone: nn.Module, points: Sequence[GatePoint], images: Tensor, gates: Tensor
+    backbone: nn.Module,
+    points: Sequence[GatePoint],
+    batches: Sequence[Tensor],
+    gates: Sequence[Tensor],
 ) -> Forms:
-    """Return the forms of a backbone under given gates (N, G): no gater, nothing to compress."""
-    size = _size(images)
-    counter = MacCounter(follow(trace(backbone, size), points))
-    share, macs = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
+    """Return the forms of a backbone under given gates: no gater, nothing to compress.
+
+    batches, gates: of images, (N, C, H, W) each, and of their gates, (N, G) each
+    """
+    counter = MacCounter(follow(trace(backbone, _size(batches)), points))
+    every = torch.cat(tuple(gates))
+    share, macs = _open_share(every), _needed_macs(counter, every)
     collector = Collector()
-    _add_dense(collector, backbone, images)
+    _add_dense(collector, backbone, batches)
     masked = masked_backbone(backbone, points)
-    collector.add("masked", share, counter.backbone_macs, lambda: _eager(masked, images, gates))
-    compiled = compile_backbone(backbone, points, images, gates)
-    collector.add("runtime", share, macs, lambda: _skipping(compiled, images, gates))
-    _add_slim(collector, backbone, points, images, gates)
+    collector.add("masked", share, counter.backbone_macs, lambda: _eager(masked, batches, gates))
+    compiled = compile_backbone(backbone, points, batches[0], gates[0])
+    collector.add("runtime", share, macs, lambda: _skipping(compiled, batches, gates))
+    _add_slim(collector, backbone, points, batches, every)
     return collector.forms()
 
 
-def own_gates(model: GaterNet, small: GaterNet | None, images: Tensor) -> Forms:
+def own_gates(model: GaterNet, small: GaterNet | None, batches: Sequence[Tensor]) -> Forms:
     """Return the forms of a model under its own gates, its gater included.
 
     small: the compressed model, where there is one
+    batches: of images, (N, C, H, W) each
     """
     size = model.input_size
     backbone = copy.deepcopy(model.backbone)
     detach(backbone)
-    with torch.no_grad():
-        gates = model.decide(images).gates
+    gates = _decided(model, batches)
     counter = count_macs(model, size)
-    share, needed = float(gates.mean()), float(counter(gates.double()).sum(dim=1).mean())
+    share, needed = _open_share(gates), _needed_macs(counter, gates)
     collector = Collector()
-    _add_dense(collector, backbone, images)
+    _add_dense(collector, backbone, batches)
     whole = counter.backbone_macs + counter.deciding_macs
-    collector.add("masked", share, whole, lambda: _eager(model, images))
+    collector.add("masked", share, whole, lambda: _eager(model, batches))
     if small is not None:
         less = count_macs(small, size)
         macs = less.backbone_macs + less.deciding_macs
-        with torch.no_grad():
-            left = float(small.decide(images).gates.mean())
-        collector.add("compressed", left, macs, lambda: _eager(small, images))
-    compiled = compile(model, images)
-    collector.add("runtime", share, needed, lambda: _skipping(compiled, images))
-    _add_slim(collector, backbone, model.points, images, gates)
+        left = _open_share(_decided(small, batches))
+        collector.add("compressed", left, macs, lambda: _eager(small, batches))
+    compiled = compile(model, batches[0])
+    collector.add("runtime", share, needed, lambda: _skipping(compiled, batches))
+    _add_slim(collector, backbone, model.points, batches, gates)
     return collector.forms()
 
 
-def _call(form: Callable[..., Any], *operands: Tensor) -> Callable[[], Any]:
-    """Return a function of nothing, after a first run: what is built at first use is built."""
+def runtime_form(model: GaterNet, batches: Sequence[Tensor], macs: float) -> Form:
+    """Return a model as `gaternet.runtime.compile` makes it.
+
+    macs: multiply-accumulates that an image needs, mean
+
+    Raises UserError, with the reason, where no filter is skipped.
+    """
+    run = _skipping(compile(model, batches[0]), batches)
+    return Form("runtime", run, _open_share(_decided(model, batches)), macs)
+
+
+@torch.no_grad()
+def _decided(model: GaterNet, batches: Sequence[Tensor]) -> Tensor:
+    """Return the gates of all batches' images, (N, G)."""
+    return torch.cat([model.decide(images).gates for images in batches])
+
+
+def _open_share(gates: Tensor) -> float:
+    return float(gates.mean())
+
+
+def _needed_macs(counter: MacCounter, gates: Tensor) -> float:
+    return float(counter(gates.double()).sum(dim=1).mean())
+
+
+def _call(form: Callable[..., Any], *operands: Sequence[Tensor]) -> Callable[[], Any]:
+    """Return a function of nothing, after a first run: what is built at first use is built.
+
+    operands: each with a tensor for each batch
+    """
+    turns = cycle(tuple(zip(*operands, strict=True)))
 
     @torch.no_grad()
     def run() -> Any:
-        return form(*operands)
+        return form(*next(turns))
 
     run()
     return run
 
 
-def _eager(network: nn.Module, images: Tensor, *more: Tensor) -> Callable[[], Any]:
+def _eager(
+    network: nn.Module, batches: Sequence[Tensor], *more: Sequence[Tensor]
+) -> Callable[[], Any]:
     """Return a network as PyTorch runs it, in the memory layout that is training's default."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
-    return _call(network, _channels_last(images), *more)
+    return _call(network, _channels_last(batches), *more)
 
 
 def _skipping(
-    compiled: CompiledBackbone | CompiledGaterNet, *operands: Tensor
+    compiled: CompiledBackbone | CompiledGaterNet, *operands: Sequence[Tensor]
 ) -> Callable[[], Any]:
     """Return a compiled form; raise UserError, with the reason, for one that skips no filter."""
     report = compiled.report
@@ -163,26 +206,25 @@ def _skipping(
     return _call(compiled, *operands)
 
 
-def _add_dense(collector: Collector, backbone: nn.Module, images: Tensor) -> None:
-    size = _size(images)
-    macs = trace(backbone, size).total_macs
-    collector.add("dense-eager", 1.0, macs, lambda: _eager(backbone, images))
-    collector.add("dense-compiled", 1.0, macs, lambda: _frozen(backbone, images))
-    if images.device.type == "cpu":
-        collector.add("dense-onnxruntime", 1.0, macs, lambda: _exported(backbone, images))
+def _add_dense(collector: Collector, backbone: nn.Module, batches: Sequence[Tensor]) -> None:
+    macs = trace(backbone, _size(batches)).total_macs
+    collector.add("dense-eager", 1.0, macs, lambda: _eager(backbone, batches))
+    collector.add("dense-compiled", 1.0, macs, lambda: _frozen(backbone, batches))
+    if batches[0].device.type == "cpu":
+        collector.add("dense-onnxruntime", 1.0, macs, lambda: _exported(backbone, batches))
 
 
 def _add_slim(
     collector: Collector,
     backbone: nn.Module,
     points: Sequence[GatePoint],
-    images: Tensor,
+    batches: Sequence[Tensor],
     gates: Tensor,
 ) -> None:
-    size = _size(images)
+    size = _size(batches)
     slim = slimmed(backbone, points, gates, size)
     macs = trace(slim, size).total_macs
-    collector.add("slim-compiled", 1.0, macs, lambda: _frozen(slim, images))
+    collector.add("slim-compiled", 1.0, macs, lambda: _frozen(slim, batches))
 
 
 def slimmed(
@@ -219,29 +261,29 @@ def under_mask(
     return CompressedBackbone(backbone, plan, size).eval()
 
 
-def _frozen(network: nn.Module, images: Tensor) -> Callable[[], Any]:
+def _frozen(network: nn.Module, batches: Sequence[Tensor]) -> Callable[[], Any]:
     """Return a network compiled for one shape, its weights constants, layouts chosen for them."""
     network = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no CUDA: no matter
     # Around the first run: as an option of torch.compile it would come too late for the trace.
     with inductor.patch(freezing=True), dynamo.patch(recompile_limit=64):
-        return _call(torch.compile(network, dynamic=False), _channels_last(images))
+        return _call(torch.compile(network, dynamic=False), _channels_last(batches))
 
 
-def _size(images: Tensor) -> tuple[int, int, int]:
-    _, channels, height, width = images.shape
+def _size(batches: Sequence[Tensor]) -> tuple[int, int, int]:
+    _, channels, height, width = batches[0].shape
     return channels, height, width
 
 
-def _channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+def _channels_last(batches: Sequence[Tensor]) -> list[Tensor]:
+    return [images.contiguous(memory_format=torch.channels_last) for images in batches]
 
 
-def _exported(backbone: nn.Module, images: Tensor) -> Callable[[], Any]:
+def _exported(backbone: nn.Module, batches: Sequence[Tensor]) -> Callable[[], Any]:
     onnx = Onnx()
     if onnx.runtime() is None:
         raise UserError("onnxruntime is not installed: pip install 'gaternet[export]'")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dense.onnx"
-        export(backbone, file, Serving(_size(images)))
-        return _call(onnx.open(file), images)
+        export(backbone, file, Serving(_size(batches)))
+        return _call(onnx.open(file), batches)
