@@ -70,7 +70,7 @@ def open_images(settings: Settings, data: DataConfig) -> ImageFiles:
     """Return the images of a round: spread evenly over the training split."""
     folder = find_files(settings.data)
     if folder.kind != "imagefolder":
-        raise UserError(f"{settings.data} is no folder of images by class")
+        raise UserError(f"{settings.data} is not a folder of images by class")
     images = load(settings.data, replace(data, classes=len(folder.classes)), "train")
     assert isinstance(images, ImageFiles)
     return take(images, torch.linspace(0, len(images) - 1, settings.images).long())

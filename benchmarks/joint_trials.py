@@ -109,7 +109,7 @@ def _changed(recipe: Recipe, change: str) -> Recipe:
     words = ["--out", "unused", *(f"--{flag}" for flag in change.split())]
     found = arguments.applied(recipe, arguments.parse(recipe, words))
     if found == recipe or found.validation != recipe.validation:
-        raise UserError(f"--changes {change!r} is no setting of the joint phase, or no other value")
+        raise UserError(f"--changes {change!r} changes nothing of the joint phase")
     return found
 
 

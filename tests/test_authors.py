@@ -367,7 +367,7 @@ BACKBONE, GATER = "backbone_state_dict", "gater_state_dict"
         ({"state_dict": {}}, r"not one of the authors' checkpoints, a dict of backbone_state_dict"),
         ([1, 2], r"not one of the authors' checkpoints"),
         ({**released(), GATER: 3}, r"not one of the authors' checkpoints"),
-        (altered(GATER, epoch=3), r"gater_state_dict\.epoch is no tensor but a int"),
+        (altered(GATER, epoch=3), r"gater_state_dict\.epoch is not a tensor but a int"),
         (without(BACKBONE, "bn.bias"), r"architecture: backbone_state_dict\.bn\.bias is missing$"),
         (without(GATER, "fnn.fc.0.bias"), r"gater_state_dict\.fnn\.fc\.0\.bias is missing$"),
         (without(BACKBONE, "fc.weight"), r"backbone_state_dict\.fc\.weight is missing, not \(outp"),

@@ -64,9 +64,9 @@ def test_mistake_is_reported_in_a_line(
     report = importlib.import_module("report")
     monkeypatch.setattr(sys, "argv", ["benchmarks/x.py"])
     with pytest.raises(SystemExit) as ended, report.mistakes_reported():
-        raise UsageError("--data \x1b[31m is no folder")
+        raise UsageError("--data \x1b[31m is not a folder")
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "x.py: --data \\x1b[31m is no folder\n"
+    assert capsys.readouterr().err == "x.py: --data \\x1b[31m is not a folder\n"
 
 
 def test_folder_to_publish_in_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_cannot_be_decoded_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         module.main(module.Settings(tmp_path / "nowhere", device="cpu"))
     (tmp_path / "train-00000-of-00001.parquet").touch()
-    with pytest.raises(UserError, match="is no folder of images by class"):
+    with pytest.raises(UserError, match="is not a folder of images by class"):
         module.main(module.Settings(tmp_path, device="cpu"))
 
 
@@ -247,7 +247,7 @@ def test_trials_are_trained_once_and_compared_with_the_recipe(
     with pytest.raises(UserError, match="holds a run with other settings"):
         trials.main(replace(given, epochs=2))
     for change in ("gating.sparsity=1", "from-scratch", "validation=200"):
-        with pytest.raises(UserError, match="no setting of the joint phase, or no other value"):
+        with pytest.raises(UserError, match="changes nothing of the joint phase"):
             trials.main(replace(given, changes=(change,)))
 
 

@@ -218,7 +218,7 @@ def test_plain_network_has_no_gates_to_choose(terminal: Terminal, plain_run: Pat
         assert f"{plain_run} is a plain network" in said
     for threshold in ("nan", "inf"):
         said = terminal.fail(2, "evaluate", plain_run, "--threshold", threshold)
-        assert f"--threshold {threshold} is no finite number" in said
+        assert f"--threshold {threshold} is not a finite number" in said
     assert "no validation split" in terminal.fail(2, "evaluate", plain_run, "--split", "validation")
     assert "always on" not in terminal.succeed("evaluate", plain_run)
 
@@ -253,7 +253,7 @@ def test_images_that_cannot_be_read(
     assert f"{tmp_path / 'none.png'} does not exist" in terminal.fail(
         1, "predict", plain_run, tmp_path / "none.png"
     )
-    assert f"{text} is no image" in terminal.fail(1, "predict", plain_run, digit, text)
+    assert f"{text} is not an image" in terminal.fail(1, "predict", plain_run, digit, text)
     assert f"{torn} is a corrupt image" in terminal.fail(1, "predict", plain_run, torn, "--json")
     assert "at least one image" in terminal.fail(2, "predict", plain_run)
 

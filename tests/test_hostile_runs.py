@@ -56,7 +56,7 @@ RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights": (edited(lambda config: config.update(weights=[1])), "is damaged"),
     "a list": (of(b"[]"), "is damaged"),
     "depth": (of(b'{"recipe":' * DEEP), "more than 32 levels"),
-    "no text": (of(b"\xff\xfe"), "no text in UTF-8"),
+    "no text": (of(b"\xff\xfe"), "not text in UTF-8"),
     "no number": (
         edited(lambda c: c["recipe"].update(seed=float("nan"))),
         "NaN is not allowed in JSON",
@@ -75,12 +75,12 @@ def planned(**values: object) -> dict[str, Any]:
 
 
 PLANS: dict[str, tuple[bytes, str]] = {
-    "channels": (json.dumps(planned(channels=10**12)).encode(), "is no plan: points.0"),
-    "blocks of none": (json.dumps(planned(block=0)).encode(), "is no plan: points.0"),
-    "gates twice": (json.dumps(planned(removed=[0, 0], kept=2)).encode(), "is no plan: points.0"),
+    "channels": (json.dumps(planned(channels=10**12)).encode(), "is not a plan: points.0"),
+    "blocks of none": (json.dumps(planned(block=0)).encode(), "is not a plan: points.0"),
+    "gates twice": (json.dumps(planned(removed=[0, 0], kept=2)).encode(), "not a plan: points.0"),
     "no such gate": (json.dumps(planned(removed=[-1], kept=3)).encode(), "gates go from 0 to 3"),
-    "text": (json.dumps(planned(kept="4")).encode(), "is no plan: points.0.kept"),
-    "a list": (b"[]", "is no plan"),
+    "text": (json.dumps(planned(kept="4")).encode(), "is not a plan: points.0.kept"),
+    "a list": (b"[]", "is not a plan"),
     "depth": (b"[" * DEEP, "more than 32 levels"),
     "2 GB": (b"", "has 2,147,483,648 bytes"),
 }
@@ -149,10 +149,10 @@ def test_a_run_whose_files_contradict_each_other_is_refused(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": "many"}, "is no result.json of a run: "),
+        ({"epochs": "many"}, "is not a run's result.json: "),
         ({"test_error_percent": "9"}, "error: .* valid number"),
-        ({"settings": 3}, "is no result.json of a run: "),
-        ({"recipe": {}}, "is no result.json of a run: "),
+        ({"settings": 3}, "is not a run's result.json: "),
+        ({"recipe": {}}, "is not a run's result.json: "),
     ],
 )
 def test_results_of_wrong_types_are_refused(

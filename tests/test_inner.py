@@ -116,5 +116,5 @@ def test_network_without_inner_layers_is_refused(layers: str) -> None:
 def test_blocks_must_fit_the_layers() -> None:
     graph = trace(ResidualNet(), SIZE)
     assert [p.gates for p in find_gate_points(graph, "inner", 4)] == [1, 1]
-    with pytest.raises(ValueError, match=r"`1\.branch\.1`: 4 channels are no multiple of .* 8"):
+    with pytest.raises(ValueError, match=r"`1\.branch\.1`: 4 channels are not a multiple of .* 8"):
         find_gate_points(graph, "inner", 8)

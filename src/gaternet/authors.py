@@ -124,7 +124,7 @@ def _read(file: Path) -> Weights:
             # DataParallel puts this in front.
             name = f"{part}.{str(key).removeprefix('module.')}"
             if not isinstance(tensor, Tensor):
-                raise UserError(f"{file}: {name} is no tensor but a {type(tensor).__name__}")
+                raise UserError(f"{file}: {name} is not a tensor but a {type(tensor).__name__}")
             if name in weights:
                 raise UserError(f"{file}: {name} is there twice, with and without `module.`")
             weights[name] = tensor
@@ -142,7 +142,7 @@ def _unpickle(file: Path) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of all kinds; their texts advise to run what is in the file
         raise UserError(
-            f"{file} is truncated, holds more than tensors, or is no checkpoint (as a Python "
+            f"{file} is truncated, holds more than tensors, or is not a checkpoint (as a Python "
             f"pickle it can run any code when it is loaded: none was run); {_ADVICE}"
         ) from None
 

@@ -184,7 +184,7 @@ def position(path: Path) -> tuple[int, int]:
     """Return (finished epochs, steps of the next one) of a checkpoint, from its name."""
     found = _NAME.fullmatch(path.name)
     if found is None:
-        raise ValueError(f"{path.name} is no name of a checkpoint")
+        raise ValueError(f"{path.name} is not a checkpoint's name")
     return int(found[1]), int(found[2] or 0)
 
 

@@ -125,7 +125,7 @@ def evaluate_run(
 def load_model(path: Path, request: EvaluationRequest, device: torch.device) -> torch.nn.Module:
     """Load a run's network, its threshold where the request has it."""
     if request.threshold is not None and not isfinite(request.threshold):
-        raise UsageError(f"--threshold {request.threshold} is no finite number")
+        raise UsageError(f"--threshold {request.threshold} is not a finite number")
     model = saved_models.load(path).to(device)
     if not isinstance(model, GatedModel) and (
         request.threshold is not None or request.gates is not None
@@ -256,7 +256,7 @@ def export_model(
     if run is None:
         if data is not None:
             raise UsageError(
-                f"{path} is no run: --data needs --run, which says how to scale images"
+                f"{path} is not a run: --data needs --run, which says how to scale images"
             )
         return export(model, out)
     opened = open_run(run)

@@ -46,7 +46,7 @@ class GatePoint:
     def __post_init__(self) -> None:
         if self.block < 1 or self.channels % self.block:
             raise ValueError(
-                f"gate point `{self.name}`: {self.channels} channels are no multiple of "
+                f"gate point `{self.name}`: {self.channels} channels are not a multiple of "
                 f"blocks of {self.block}"
             )
         if self.gate_of is not None:

@@ -97,7 +97,7 @@ def parse_json(content: bytes) -> Any:
             text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
         )
     except UnicodeDecodeError:
-        raise ValueError("it is no text in UTF-8") from None
+        raise ValueError("it is not text in UTF-8") from None
     except RecursionError:
         raise ValueError(f"it has more than {MAX_DEPTH} levels") from None
     _check_extent(values)

@@ -115,9 +115,9 @@ def _measured(values: dict[str, Any], file: Path) -> MeasuredRun:
         }
         return validate(MeasuredRun, fields)
     except (TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{file} is no result.json of a run: {error}") from None
+        raise UserError(f"{file} is not a run's result.json: {error}") from None
     except KeyError as error:
-        raise UserError(f"{file} has no {error}: it is no result.json of a run") from None
+        raise UserError(f"{file} has no {error}: it is not a run's result.json") from None
 
 
 def _is_shortened(values: dict[str, Any], full: Recipe) -> bool:

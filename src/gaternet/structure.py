@@ -268,7 +268,7 @@ def why_not(graph: Graph, node: fx.Node) -> str:
     reason = refusal(graph, node)
     calls = [len(graph.outputs[name]) for name in graph.names(node)]
     if reason is None and not calls:
-        reason = "it is no submodule's output"
+        reason = "it is not a submodule's output"
     elif reason is None and calls[0] > 1:
         reason = f"it is called {calls[0]} times"
     elif reason is None:

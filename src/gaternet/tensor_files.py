@@ -60,7 +60,7 @@ def _check_header(file: Path) -> None:
         raise UserError(f"{file} cannot be read: in its header, {error}") from None
     with file.open("rb") as stream:
         pickled = describe_pickle(stream.read(_LENGTH_BYTES * 512))
-    reason = f"is no safetensors file: it has {size:,} bytes, and a header of {length:,}"
+    reason = f"is not a safetensors file: it has {size:,} bytes, and a header of {length:,}"
     raise UserError(f"{file} {pickled or reason}")
 
 

@@ -193,7 +193,7 @@ def test_a_runtime_that_skips_no_filter_is_not_timed_as_one_that_does(
     ("words", "message"),
     [
         ([], "give a run directory, or --model"),
-        (["--model", "resnet8", "--open-share", "1.5"], "--open-share 1.5 is no share"),
+        (["--model", "resnet8", "--open-share", "1.5"], "--open-share 1.5 is not a share"),
         (["--model", "resnet8", "--batches", "0"], "--batches: each must be at least 1"),
         (["--model", "resnet8", "--threads", "0"], "--threads 0: at least 1"),
         (["--model", "resnet8", "--block", "7"], "7"),

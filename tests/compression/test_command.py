@@ -88,7 +88,7 @@ def test_mistakes(
         (1, (plain_run, "--out", new), "has no gater"),
         (1, (gated_run, "--out", compressed), "exists already"),
         (1, (compressed, "--out", new), "compressed already"),
-        (1, (gated_run, "--out", new, "--plan", gated_run / "config.json"), "is no plan"),
+        (1, (gated_run, "--out", new, "--plan", gated_run / "config.json"), "is not a plan"),
         (2, (gated_run, "--out", new, "--plan", plan, "--tolerance", "3"), "leave --tolerance"),
         (2, (gated_run, "--out", new, "--plan", plan, "--one-mask"), "leave --tolerance"),
         (2, (gated_run, "--out", new, "--one-mask", "--tolerance", "3"), "leaves no gate"),

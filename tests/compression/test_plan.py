@@ -181,7 +181,7 @@ def test_plans_are_files(model: GaterNet, tmp_path: Path) -> None:
     small = apply(model, read_plan(file))
     assert small.gate_count == sum(point["kept"] for point in values["points"])
     file.write_text(json.dumps(values | {"images": "many"}))
-    with pytest.raises(UserError, match=r"plan\.json is no plan: images: .*integer"):
+    with pytest.raises(UserError, match=r"plan\.json is not a plan: images: .*integer"):
         read_plan(file)
     with pytest.raises(UserError, match=r"none\.json does not exist"):
         read_plan(tmp_path / "none.json")

@@ -87,7 +87,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
     content = (folder / "whole.jpg").read_bytes()
     contents = {
         "is empty": b"",
-        "is no image": b"%PDF-1.4 hello",
+        "is not an image": b"%PDF-1.4 hello",
         "is a corrupt image": content[: len(content) // 2],
         "known format": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     }
@@ -98,7 +98,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    "reason", ["is empty", "is no image", "is a corrupt image", "known format"]
+    "reason", ["is empty", "is not an image", "is a corrupt image", "known format"]
 )
 def test_broken_files_are_named(tmp_path: Path, reason: str) -> None:
     file = broken_files(tmp_path)[reason]

@@ -343,7 +343,7 @@ def test_rows_of_parquet_files_are_named(tmp_path: Path) -> None:
         tmp_path, "train", [*content[:7], None, b"x"], [0] * 9, classes=CLASSES, shards=2
     )
     images = opened(tmp_path)
-    for place, reason in ((7, "row 3, holds no image"), (8, "row 4, is no image")):
+    for place, reason in ((7, "row 3, holds no image"), (8, "row 4, is not an image")):
         assert f"{files[1]}, {reason}" in error_of(take(images, torch.tensor([place] * 8)))
 
 

@@ -196,7 +196,8 @@ def test_broken_images_are_named(by_class: Path, tmp_path: Path) -> None:
     assert str(by_class / "train" / "dog" / "1.png") in message
     assert "corrupt" in message
     file = tmp_path / "table" / "train.parquet"
-    for bad, reason in ((b"no image", "is no image"), (None, "holds no image"), (b"", "is empty")):
+    reasons = {b"no image": "is not an image", None: "holds no image", b"": "is empty"}
+    for bad, reason in reasons.items():
         write_parquet(file, [png(), png(), bad], [0, 1, 1], ["cat", "dog"])
         assert error_of(file.parent).startswith(f"{file}, row 2, {reason}")
 

@@ -172,9 +172,9 @@ def test_bad_images_of_a_stream(hub: Hub, tmp_path: Path) -> None:
     how = Order(0, 0, 43, CROPS, PETS)
     for workers in (0, 2):
         loading = Loading(CPU, workers=workers)
-        with pytest.raises(UserError, match=r"row 11, is no image .* \(split validation\)"):
+        with pytest.raises(UserError, match=r"row 11, is not an image .* \(split validation\)"):
             list(evaluation_batches(opened("test", "skip"), PETS, 4, loading))
-        with pytest.raises(UserError, match=r"row 11, is no image .*skip \(split train\)"):
+        with pytest.raises(UserError, match=r"row 11, is not an image .*skip \(split train\)"):
             list(training_batches(opened(), how, loading))
     images = opened(on_bad_image="skip")
     [batch] = training_batches(images, how, Loading(CPU))

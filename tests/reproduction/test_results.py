@@ -104,7 +104,7 @@ def with_row(**others: object) -> dict[str, Any]:
         ("findings_x.json", changed(BEHAVIOUR, all_open={"cat": 1}), "0 images open every gate"),
         ("findings_x.json", changed(BEHAVIOUR, opened=[999]), "opened: there are 1000 images"),
         ("findings_x.json", changed(BEHAVIOUR, agreement=[[1.0]]), "there are 3 classes"),
-        ("a.json", changed(RUN, seed="0"), "is no result.json of a run: seed"),
+        ("a.json", changed(RUN, seed="0"), "is not a run's result.json: seed"),
     ],
 )
 def test_foreign_files_are_named_and_nothing_is_written(

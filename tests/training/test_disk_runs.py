@@ -116,7 +116,7 @@ def test_bad_training_image_stops_the_run_or_is_left_out(folder: Path, tmp_path:
 def test_bad_image_in_evaluation_is_always_an_error(folder: Path, tmp_path: Path) -> None:
     (folder / "val" / "bright" / "2.png").write_bytes(b"no image")
     sources = Sources(str(folder), on_bad_image="skip")
-    with pytest.raises(UserError, match=r"bright/2\.png is no image .*\(split validation\)"):
+    with pytest.raises(UserError, match=r"bright/2\.png is not an image .*\(split validation\)"):
         train(recipe(), sources, tmp_path / "run", on_cpu())
 
 
@@ -127,7 +127,7 @@ def test_held_out_image_that_is_bad_is_an_error(folder: Path, tmp_path: Path) ->
     bad = Path(held.row(3).origin)
     bad.write_bytes(b"no image")
     sources = Sources(str(folder), on_bad_image="skip")
-    with pytest.raises(UserError, match=f"{bad.parent.name}/{bad.name} is no image"):
+    with pytest.raises(UserError, match=f"{bad.parent.name}/{bad.name} is not an image"):
         train(recipe(validation=8), sources, tmp_path / "run", on_cpu())
 
 

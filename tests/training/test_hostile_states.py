@@ -59,7 +59,7 @@ def within(images: int, *sums: list[float]) -> dict[str, Any]:
 
 STATES: dict[str, tuple[Change, str]] = {
     "nothing": (lambda state: (state / "progress.json").write_text("{}"), "epoch: Field required"),
-    "a list": (lambda state: (state / "progress.json").write_text("[]"), "is no training's prog"),
+    "a list": (lambda state: (state / "progress.json").write_text("[]"), "is not the prog"),
     "half an epoch": (progress(epoch=1.5), "epoch: .*valid integer"),
     "another epoch": (progress(epoch=1), "belongs to another checkpoint than epoch-0002"),
     "steps of an epoch": (progress(within=within(640, [1, 2, 3, 4])), "another checkpoint than"),
@@ -105,7 +105,7 @@ def test_progress_within_an_epoch_is_refused(values: dict[str, Any], run: Path) 
     shutil.copytree(run / "checkpoints" / "epoch-0002", state)
     progress(within=values)(state)
     sign_again(state)
-    with pytest.raises(UserError, match=r"step-000001/progress\.json is no training's progress"):
+    with pytest.raises(UserError, match=r"step-000001/progress\.json is not the progress of"):
         train(RECIPE, Sources("digits"), run, on_cpu(), resume=True)
 
 

@@ -108,7 +108,7 @@ def time_network(wanted: RandomGatesRequest, request: LatencyRequest) -> Latenci
     Raises UsageError where it cannot be gated so.
     """
     if not 0 <= wanted.open_share <= 1:
-        raise UsageError(f"--open-share {wanted.open_share} is no share: give one from 0 to 1")
+        raise UsageError(f"--open-share {wanted.open_share} is not a share: give one from 0 to 1")
     device = _prepare(request)
     size = {} if wanted.image_size is None else {"image_size": wanted.image_size}
     try:

@@ -63,7 +63,7 @@ def backbone_of(model: GaterNet | CompressedBackbone) -> CompressedBackbone:
     if isinstance(model, CompressedBackbone):
         return model
     if not isinstance(model.backbone, CompressedBackbone):
-        raise TypeError(f"{type(model.backbone).__name__} is no compressed backbone")
+        raise TypeError(f"{type(model.backbone).__name__} is not a compressed backbone")
     return model.backbone
 
 

@@ -214,7 +214,7 @@ def read_plan(file: Path) -> CompressionPlan:
     try:
         return validate(CompressionPlan, read_json(file))
     except ValueError as error:
-        raise UserError(f"{file} is no plan: {error}") from None
+        raise UserError(f"{file} is not a plan: {error}") from None
 
 
 def _check(model: GaterNet, record: "GateRecord", tolerance: int) -> None:

@@ -94,7 +94,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     except Image.UnidentifiedImageError:
         if not head:
             raise ValueError("is empty (0 bytes): replace or remove it") from None
-        known = f"is no image in a known format ({', '.join(_FORMATS)})"
+        known = f"is not an image in a known format ({', '.join(_FORMATS)})"
         raise ValueError(describe_pickle(head) or known) from None
     except MemoryError:
         raise

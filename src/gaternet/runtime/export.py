@@ -118,7 +118,7 @@ def _format(path: Path) -> ExportFormat:
     if os.path.exists(path):  # Path's own raises where a name is too long
         raise UserError(f"{path} exists already; choose another name or remove it")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is no folder: make it first")
+        raise UserError(f"{path.parent} is not a folder: make it first")
     return FORMATS[path.suffix]
 
 

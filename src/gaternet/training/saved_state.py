@@ -52,13 +52,13 @@ def read_progress(found: Verified) -> Progress:
     try:
         progress = validate(Progress, values)
     except ValueError as error:
-        raise UserError(f"{file} is no training's progress: {error}") from None
+        raise UserError(f"{file} is not the progress of a training: {error}") from None
     epoch, step = checkpoint.position(found.path)
     within = progress.within
     if progress.epoch != epoch or (within is not None) != bool(step):
         raise UserError(f"{file} belongs to another checkpoint than {found.path.name}")
     if progress.averaged_updates < 0 or (within and (within.images < 1 or not within.sums)):
-        raise UserError(f"{file} is no training's progress: it counts less than nothing")
+        raise UserError(f"{file} is not the progress of a training: it counts less than nothing")
     return progress
 
 
