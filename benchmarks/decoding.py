@@ -24,7 +24,6 @@ from gaternet import recipes
 from gaternet.data.batches import Loading, Order, evaluation_batches, training_batches
 from gaternet.data.folders import find_files
 from gaternet.data.image_files import ImageFiles
-from gaternet.data.image_set import take
 from gaternet.data.settings import IMAGENET, Augmentation, DataConfig
 from gaternet.data.sources import load
 from gaternet.errors import UserError
@@ -73,7 +72,7 @@ def open_images(settings: Settings, data: DataConfig) -> ImageFiles:
         raise UserError(f"{settings.data} is not a folder of images by class")
     images = load(settings.data, replace(data, classes=len(folder.classes)), "train")
     assert isinstance(images, ImageFiles)
-    return take(images, torch.linspace(0, len(images) - 1, settings.images).long())
+    return images.take(torch.linspace(0, len(images) - 1, settings.images).long())
 
 
 def training_step(recipe: Recipe, settings: Settings, device: torch.device) -> Callable[[], object]:

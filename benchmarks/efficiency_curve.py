@@ -54,13 +54,14 @@ def main(
         out: JSON file to write as well.
     """
     points = {str(i): p for i, p in enumerate(p for run in runs for p in points_of(run, data))}
-    forms = {name: _form(point, data, batch) for name, point in points.items()}
+    forms = {name: _forms(point, data, batch) for name, point in points.items()}
     ready = tuple(
         Form(f"{name} {form.variant}", form.run, form.open_share, form.macs)
         for name, several in forms.items()
-        for form in several
+        for form in several.ready
     )
-    times = measure(Forms(ready, {}), batch, seconds, torch.device("cpu"))
+    turns = max(several.turns for several in forms.values())
+    times = measure(Forms(ready, {}, turns), batch, seconds, torch.device("cpu"))
     rows = []
     for name, point in points.items():
         own = [row for row in times if row.variant.split()[0] == name]
@@ -147,17 +148,17 @@ def _measured(
 
 
 @torch.no_grad()
-def _form(point: Point, data: str, batch: int) -> tuple[Form, ...]:
+def _forms(point: Point, data: str, batch: int) -> Forms:
     """Return how a point can run: compiled here where it is gated, any way where it is plain."""
     run, model = open_run(Path(point.run)), saved_models.load(point.run)
     batches = timed_batches(run, data, batch, torch.device("cpu"))
     if not isinstance(model, GaterNet):
-        return dense_forms(model, batches).ready
+        return dense_forms(model, batches)
     if point.mask is not None:
-        return dense_forms(_masked(run.path, data), batches).ready
+        return dense_forms(_masked(run.path, data), batches)
     model.binarizer.threshold = cast(float, point.threshold)
     try:
-        return (runtime_form(model, batches, point.macs),)
+        return Forms((runtime_form(model, batches, point.macs),), {}, len(batches))
     except UserError as error:
         raise UserError(f"{run.path}: {error}") from None
 

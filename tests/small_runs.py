@@ -14,7 +14,7 @@ from rich.console import Console
 from gaternet import recipes
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.data.digits import load_digits
-from gaternet.data.image_set import ImageSet, take
+from gaternet.data.image_set import ImageSet
 from gaternet.data.settings import DataConfig
 from gaternet.gater import Gater
 from gaternet.model import GaterNet
@@ -76,7 +76,7 @@ def on_cpu(console: Console | None = None) -> Options:
 
 
 def few_digits(count: int = 160, split: str = "train") -> ImageSet:
-    return take(load_digits(split), torch.arange(count))
+    return load_digits(split).take(torch.arange(count))
 
 
 def with_batches(recipe: Recipe, size: int, **settings: Any) -> Recipe:

@@ -16,6 +16,7 @@ from torch import nn
 
 import gaternet
 from gaternet import checkpoint
+from gaternet.backbones import BackboneConfig, create
 from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.errors import UserError
 from gaternet.gater import Gater
@@ -366,6 +367,14 @@ def test_synchronised_batch_norm_is_saved(tmp_path: Path) -> None:
     model = nn.SyncBatchNorm.convert_sync_batchnorm(plain())
     gaternet.save(model, tmp_path / "model")
     assert torch.equal(gaternet.load(tmp_path / "model")(IMAGES), plain()(IMAGES))
+
+
+def test_timms_normalisation_is_of_three_channels() -> None:
+    grey = create(BackboneConfig("timm/resnet10t", 10, 1, 64))
+    gater = Gater(CifarResNet(8, classes=0, channels=1, image_size=64), 4)
+    served = describe_serving(GaterNet(grey, gater, input_size=(1, 64, 64)))
+    assert (served.input_size, served.mean) == ((1, 64, 64), None)
+    assert describe_serving(create(BackboneConfig("timm/resnet10t", 10))).mean is not None
 
 
 def test_size_that_a_network_was_traced_with_is_kept(tmp_path: Path) -> None:

@@ -93,6 +93,18 @@ def test_equals_the_papers_equations(model: GaterNet, images: Tensor) -> None:
     assert torch.equal(model(images).logits, logits)
 
 
+def test_what_cannot_be_joined_is_left_as_it_was(model: GaterNet) -> None:
+    extractor = CifarResNet(8, classes=0)
+    gater = Gater(extractor, bottleneck=4)
+    with pytest.raises(ValueError, match="already gated"):
+        GaterNet(model.backbone, gater)
+    assert gater.head is None
+    backbone = CifarResNet(8)
+    with pytest.raises(ValueError, match="this gater was connected to"):
+        GaterNet(backbone, model.gater)
+    GaterNet(backbone, gater)
+
+
 def test_given_gates_replace_the_gaters(model: GaterNet, images: Tensor) -> None:
     model.eval()
     plain = small_backbone().eval()

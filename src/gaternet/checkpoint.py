@@ -95,6 +95,10 @@ class Verified:
     path: Path
     names: frozenset[str]
 
+    def holds(self, name: str) -> bool:
+        """Return whether there are tensors of this name."""
+        return f"{name}.safetensors" in self.names
+
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of NAME.safetensors, on the CPU."""
         return tensor_files.read_tensors(self._file(f"{name}.safetensors"))

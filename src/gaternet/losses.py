@@ -44,7 +44,8 @@ def gated_cross_entropy(
     """Return −log P(y|x) + λ·‖g‖₁/c averaged over the batch, a scalar; λ is `sparsity`.
 
     Takes logits (N, K), gates (N, c) as the binarizer gave them and labels (N,) int64, or (N, K)
-    class probabilities. The paper prints no λ: sweep it. The penalty reaches the gater only.
+    class probabilities. The paper prints no λ: sweep it. The penalty reaches what decides: the
+    gater alone or, where layers decide, also the layers before them.
 
     With a target rate, `rate_loss` is added with weight 1, as ConvNet-AIG's released code has it on
     ImageNet (on CIFAR-10: 2).

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from gaternet.binarizers import Binarizer, GateForm, ImprovedSemHash
 from gaternet.gate_dropout import GateDropout
-from gaternet.gate_points import GatePoint, attach, find_gate_points, name_gate_points
+from gaternet.gate_points import (
+    GatePoint,
+    attach,
+    detach,
+    find_gate_points,
+    name_gate_points,
+)
 from gaternet.gater import Gater
 from gaternet.graph import Graph, trace
 from gaternet.ungated import UngatedImages
@@ -218,8 +224,12 @@ class GaterNet(GatedModel):
             )
         graph = trace(backbone, input_size)
         resolved = resolve_points(graph, points)
-        gater.connect(sum(point.gates for point in resolved), graph.input_size)
         super().__init__(backbone, resolved, graph.input_size, binarizer)
+        try:
+            gater.connect(self.gate_count, graph.input_size)
+        except Exception:  # the extractor's own among them
+            detach(backbone)
+            raise
         self.gater = gater
 
     def gate_logits(self, images: Tensor) -> Tensor:

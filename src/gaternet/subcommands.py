@@ -148,7 +148,8 @@ def compress(
     Args:
         out: Directory of the smaller run, its plan.json and report.json; it must be new.
         split: Images whose gates decide what goes; test images only serve the report.
-        images: How many of them, and of the test images, at most; none: all.
+        images: How many of them, and of the test images, at most, from all over the split; none:
+            all.
         tolerance: Gates that open for fewer images than this go too; 0: those that open for none.
         one_mask: Remove every gate; filters stay that open for more than half of the images: a
             plain network is left, without a gater.

@@ -29,7 +29,7 @@ from gaternet.data.digits import load_digits
 from gaternet.data.settings import DIGITS
 from gaternet.data.streams import HubStream
 from gaternet.model import GaterNet
-from gaternet.training.processes import ALONE
+from gaternet.training.processes import ALONE, Processes
 from small_runs import few_digits, sign_again, tiny_gated, tree
 from terminal import Terminal
 
@@ -79,6 +79,30 @@ def test_numbers_are_those_of_other_commands(
         assert found["kinds"][name] == measured["gates"][name]
     assert found["open_gates"]["mean"] == pytest.approx(measured["gates"]["mean_open"])
     assert found["costs"]["mean"] == pytest.approx(measured["gates"]["needed_macs"])
+
+
+def test_every_process_says_whether_it_has_the_gates(
+    gated_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has none as well: the others wait for it."""
+    asked = []
+
+    class Observed(Exception):
+        pass
+
+    def total(self: Processes, tensor: torch.Tensor) -> torch.Tensor:
+        asked.append(tensor)
+        return tensor
+
+    def observe(*_: object) -> None:
+        raise Observed
+
+    monkeypatch.setattr(Processes, "total", total)
+    monkeypatch.setattr(command, "observe", observe)
+    request = command.AnalysisRequest("digits", "test", tmp_path / "new", device="cpu")
+    with pytest.raises(Observed):
+        command.analyze_run(gated_run, request)
+    assert [float(have) for have in asked] == [0.0]
 
 
 def test_costs_vary_as_those_of_single_images(analyzed: Path, gated_run: Path) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from scipy.stats import binom
 
 import gaternet
 from gaternet import saved_models
 from gaternet.accounting import MacCounter
 from gaternet.backbones import BackboneConfig, create
-from gaternet.bench import latency
+from gaternet.bench import latency, latency_figure
 from gaternet.bench.latency import (
+    Latencies,
     LatencyRequest,
     RandomGatesRequest,
     random_gates,
@@ -31,8 +34,9 @@ from gaternet.runtime import forms
 from gaternet.runtime.compiled import CompiledBackbone, Report
 from gaternet.runtime.compiler import masked_backbone
 from gaternet.runtime.forms import Form, Forms, slimmed, under_mask
-from gaternet.runtime.latency import ROUNDS, measure, median_ranks
+from gaternet.runtime.latency import ROUNDS, LatencyRow, measure, median_ranks
 from gaternet.training.run import open_run
+from small_runs import tiny_gated
 from terminal import Terminal
 
 VARIANTS = {
@@ -81,7 +85,7 @@ def test_forms_are_timed_in_turns() -> None:
         return Form(name, run, 0.5, 7.0)
 
     rows = measure(
-        Forms((form("quick", 0.001), form("slow", 0.06)), {}), 3, 0.0, torch.device("cpu")
+        Forms((form("quick", 0.001), form("slow", 0.06)), {}, 1), 3, 0.0, torch.device("cpu")
     )
     quick, slow = rows
     assert order[:3] == ["quick", "quick", "slow"]  # what is quick warms up first
@@ -141,6 +145,41 @@ def test_small_batches_are_of_many_test_images(gated_run: Path, batch: int, turn
     torch.testing.assert_close(
         torch.cat(found), normalise(whole.images[places], data.mean, data.std)
     )
+
+
+def test_every_form_is_timed_on_every_batch() -> None:
+    rows = measure(
+        Forms((Form("one", lambda: None, 1.0, 1.0),), {}, 31), 1, 0.0, torch.device("cpu")
+    )
+    assert rows[0].runs == 31
+
+
+def test_what_was_not_measured_at_some_batch_size_says_at_which() -> None:
+    missing = {1: {"slim": "no compiler"}, 128: {"slim": "no compiler", "masked": "no memory"}}
+    assert latency._not_measured(missing) == {
+        "slim": "no compiler",
+        "masked (128 at once)": "no memory",
+    }
+
+
+def test_medians_stand_beside_their_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a form is missing at some batch size."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(latency_figure, "FigureCanvasAgg", drawn.append)
+
+    def row(variant: str, batch: int, median: float) -> LatencyRow:
+        return LatencyRow(variant, batch, median, median, (median, median), 7, 1.0, 1.0, 1)
+
+    rows = (row("dense", 1, 3.0), row("runtime", 1, 2.0), row("slim", 1, 1.0), row("slim", 2, 8.0))
+    latency_figure.latency_figure(Latencies("net", "cpu", rows, {}), tmp_path / "a.png")
+    for axes, wanted in zip(
+        drawn[0].axes, ({"dense": 3.0, "runtime": 2.0, "slim": 1.0}, {"slim": 4.0}), strict=True
+    ):
+        shown = {text.get_position()[1]: float(text.get_text()) for text in axes.texts}
+        assert shown == wanted
+        places = {axes.yaxis.convert_units(name) for name in wanted}
+        bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+        assert places == {bar.get_y() + bar.get_height() / 2 for bar in bars}
 
 
 def test_the_slim_network_is_the_backbone_with_the_open_filters() -> None:
@@ -247,6 +286,15 @@ def test_images_are_taken_from_all_over_a_split(gated_run: Path) -> None:
 def test_more_images_at_once_than_there_are(gated_run: Path, terminal: Terminal) -> None:
     words = ("bench", "latency", gated_run, "--batches", "1", "4000")
     assert "--batches 4000: there are only 500 test images" in terminal.fail(2, *words)
+
+
+def test_soft_gates_skip_nothing(
+    gated_run: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soft = tiny_gated()
+    soft.binarizer = gaternet.make_binarizer("soft")
+    monkeypatch.setattr(saved_models, "load", lambda path: soft)
+    assert "has gates between 0 and 1" in terminal.fail(2, "bench", "latency", gated_run)
 
 
 def test_local_gates_skip_nothing(

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from gaternet import load
-from gaternet.compression import CompressedBackbone, read_plan
+from gaternet.compression import CompressedBackbone, command, read_plan
+from gaternet.data.digits import load_digits
+from gaternet.model import GaterNet
+from gaternet.training.run import open_run
 from terminal import Terminal
 
 
@@ -47,6 +51,17 @@ def test_the_report_says_how_equal_and_how_much_smaller(
     assert report["before"]["gates"] - report["after"]["gates"] == gone
     plan = read_plan(out / "plan.json")
     assert (plan.split, plan.images, plan.tolerance) == ("validation", 100, 0)
+
+
+def test_some_images_are_from_all_over_a_split(gated_run: Path, tmp_path: Path) -> None:
+    """In a folder one class follows the other: the first images are of few classes."""
+    request = command.CompressionRequest(tmp_path, "digits", "train", 60, 0, False, None, "cpu")
+    model = load(gated_run)
+    assert isinstance(model, GaterNet)
+    part = command._Part(open_run(gated_run), request, "test", model)
+    labels = torch.cat([labels for _, labels in part])
+    whole = load_digits("test").labels
+    assert torch.equal(labels, whole[[place * (len(whole) - 1) // 59 for place in range(60)]])
 
 
 def test_one_mask_leaves_a_plain_run(

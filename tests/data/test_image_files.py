@@ -26,7 +26,7 @@ from gaternet.data.batches import (
 from gaternet.data.cropping import random_box
 from gaternet.data.decoding import decode, decode_crop, decode_image, fit_to
 from gaternet.data.image_files import ImageFiles
-from gaternet.data.image_set import ImageSet, split_validation, take
+from gaternet.data.image_set import ImageSet, split_validation
 from gaternet.data.readers import Row
 from gaternet.data.settings import IMAGENET, Augmentation, DataConfig
 from gaternet.data.sources import OnBadImage, load, load_in_memory
@@ -194,7 +194,7 @@ def test_parts_of_a_set(folder: Path) -> None:
     assert len({images.fingerprint, kept.fingerprint, held.fingerprint}) == 3
     assert kept.fingerprint == split_validation(images, 6, seed=0)[0].fingerprint
     index = torch.tensor([4, 2])
-    assert torch.equal(everything(take(images, index)), whole[index])
+    assert torch.equal(everything(images.take(index)), whole[index])
 
 
 def test_a_set_survives_pickling_and_is_small(folder: Path, tables: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_set_survives_pickling_and_is_small(folder: Path, tables: Path) -> Non
         images = opened(path)
         copy = pickle.loads(pickle.dumps(images))
         assert torch.equal(everything(copy), everything(images))
-    one, ten = (len(pickle.dumps(take(opened(folder), torch.arange(n)))) for n in (1, 26))
+    one, ten = (len(pickle.dumps(opened(folder).take(torch.arange(n)))) for n in (1, 26))
     assert ten - one < 26 * 16
 
 
@@ -344,7 +344,7 @@ def test_rows_of_parquet_files_are_named(tmp_path: Path) -> None:
     )
     images = opened(tmp_path)
     for place, reason in ((7, "row 3, holds no image"), (8, "row 4, is not an image")):
-        assert f"{files[1]}, {reason}" in error_of(take(images, torch.tensor([place] * 8)))
+        assert f"{files[1]}, {reason}" in error_of(images.take(torch.tensor([place] * 8)))
 
 
 def test_broken_parquet_files_are_named(tables: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -404,6 +404,6 @@ def test_imagenet_photographs(imagenet_sample: Path) -> None:
     assert batch.images.shape == (8, 3, 224, 224)
     assert batch.labels.tolist() == permutation(0, 0, 1000)[:8].tolist()
     mean = torch.cat(
-        list(normalised_batches(take(images, torch.arange(0, 1000, 50)), IMAGENET, CPU))
+        list(normalised_batches(images.take(torch.arange(0, 1000, 50)), IMAGENET, CPU))
     ).mean()
     assert abs(float(mean)) < 0.3

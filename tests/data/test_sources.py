@@ -149,6 +149,12 @@ def test_images_of_many_sizes_are_scaled_when_asked(by_class: Path) -> None:
     assert load(by_class, None, "train", image_size=4).images.shape == (7, 3, 4, 4)
 
 
+def test_every_format_that_is_decoded_is_found(by_class: Path) -> None:
+    picture().save(by_class / "train" / "cat" / "new.avif", quality=100)
+    picture().save(by_class / "train" / "cat" / "other.WEBP")
+    assert len(load(by_class, PETS, "train")) == 8
+
+
 def test_a_change_of_the_files_is_noticed(by_class: Path) -> None:
     before = load(by_class, PETS, "train")
     moved = load(shutil.copytree(by_class, by_class.with_name("copy")), PETS, "train")

@@ -26,6 +26,7 @@ from gaternet.model import GaterNet
 from gaternet.runtime import compile, compile_backbone
 from gaternet.runtime.compiled import CompiledBackbone, masked_backbone
 from gaternet.runtime.compiler import TOLERANCE
+from gaternet.runtime.forms import own_gates
 from gaternet.verification import relative_error, verify
 from small_networks import SIZE, ResidualNet, conv
 
@@ -116,6 +117,34 @@ def test_given_gates(block: int, rate: float) -> None:
     gates = random_gates(5, model.gate_count, rate)
     for given in (gates, gates.bool(), gates[0], gates.double()):
         assert verify(model, compiled, images_of(5), given).logit_error <= ACCURATE
+
+
+def test_a_backbone_takes_gates_of_any_dtype() -> None:
+    backbone = CifarResNet(8, widths=(16, 16, 32), image_size=SIDE).eval()
+    points = find_gate_points(trace(backbone), "both", 8)
+    images, gates = images_of(3), random_gates(3, sum(point.gates for point in points), 0.5)
+    compiled = compile_backbone(backbone, points, images, gates.bool())
+    for given in (gates.bool(), gates.long(), gates.double()):
+        assert torch.equal(compiled(images, given), compiled(images, gates))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_a_gpu_skips_and_agrees(model: GaterNet) -> None:
+    model, images = model.cuda(), images_of(6).cuda()
+    compiled = compile(model, images)
+    assert compiled.report.masked_because is None
+    assert compiled.report.slow_because is None
+    assert verify(model, compiled, images).agrees(1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_form_of_a_model_runs_on_a_gpu(model: GaterNet) -> None:
+    found = own_gates(model.cuda(), None, images_of(6).cuda().split(2))
+    assert not found.missing
+    for form in found.ready:
+        form.run()
 
 
 def test_gates_that_cannot_be_run_are_refused(model: GaterNet) -> None:

@@ -12,6 +12,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from gaternet.accounting import MacCounter
+from gaternet.backbones.resnet_cifar import CifarResNet
 from gaternet.errors import UserError
 from gaternet.gate_flow import follow
 from gaternet.gate_points import Layers, find_gate_points
@@ -546,3 +547,15 @@ def test_the_operator_computes_what_is_counted(layers: Layers) -> None:
     with torch.no_grad():
         network(torch.zeros(1, *size), gates)
     assert computed == MacCounter(flow)(gates.double()).sum()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_what_a_lowered_backbone_holds_lies_where_the_backbone_does(dense: bool) -> None:
+    """The meta device stands for a GPU."""
+    backbone = CifarResNet(8, widths=(16, 16, 32)).to("meta")
+    flow = follow(trace(backbone), find_gate_points(trace(backbone), "both", 8))
+    units = find_units(flow, backbone)
+    network = lower(flow, backbone, units, units if dense else ())
+    held = {name: tensor.device.type for name, tensor in network.state_dict().items()}
+    assert any("columns" in name or "input_gates" in name for name in held)
+    assert set(held.values()) == {"meta"}

@@ -1,6 +1,7 @@
 """The budget of multiply-accumulates: what holds it, and that it is reached without collapsing."""
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,21 @@ def test_threshold_is_where_the_samples_need_the_target() -> None:
         threshold = threshold_for(counter, logits, target)
         share = counter.shares((logits >= threshold).double()).mean().item()
         assert share == pytest.approx(target, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.42, 0.5, 0.61, 0.9])
+def test_threshold_of_one_mask_is_midway_between_two_logits(target: float) -> None:
+    """All samples have the same logits: shares are steps, and a threshold on a logit is chance."""
+    model = model_of(EFFICIENT)
+    counter = count_macs(model, SIZE)
+    logits = torch.randn(1, model.gate_count, generator=torch.Generator().manual_seed(0))
+    threshold = threshold_for(counter, logits.expand(7, -1), target)
+    steps = logits[0].sort().values
+    between = [-math.log(11), *((steps[1:] + steps[:-1]) / 2).tolist(), math.log(11)]
+    shares = [counter.shares((logits >= edge).double()).item() for edge in between]
+    best = min(range(len(between)), key=lambda index: abs(shares[index] - target))
+    assert 0 < best < len(between) - 1
+    assert threshold == pytest.approx(between[best], abs=1e-5)
 
 
 def test_batch_norm_is_measured_under_the_gates_of_the_final_threshold() -> None:

@@ -395,6 +395,31 @@ def test_part_that_saw_the_validation_images_is_refused(plain: Run, tmp_path: Pa
         run_recipe(recipe, tmp_path / "run", Sources("digits", plain.path, plain.path))
 
 
+def test_part_that_may_have_seen_the_validation_images_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are held out follows from the order of the images, by which data sets differ."""
+    held = replace(ONE, validation=100)
+    before = run_recipe(held, tmp_path / "before", Sources("digits"))
+    console = quiet()
+    again = run_recipe(held, tmp_path / "same", Sources("digits", before.path), console=console)
+    assert "trained on other images" not in shown(console)
+    assert again.result is not None
+    digits = load_digits("train")
+    turned = digits.take(torch.arange(len(digits)).flip(0))
+    monkeypatch.setattr(phases, "load", lambda *_: turned)
+    run_recipe(held, tmp_path / "other", Sources("digits", before.path), console=console)
+    assert f"note: --backbone {before.path} was trained on other images, or on" in shown(console)
+
+
+def test_epochs_of_all_phases_of_a_part_are_counted(plain: Run, tmp_path: Path) -> None:
+    further = run_recipe(ONE, tmp_path / "further", Sources("digits", plain.path))
+    sources = Sources("digits", further.path, plain.path)
+    result = run_recipe(JOINT, tmp_path / "joint", sources).result
+    assert result is not None
+    assert result["pretrain_epochs"] == {"backbone": 2, "gater": 1}
+
+
 def test_seed_does_not_change_what_is_held_out() -> None:
     images = load_digits("train")
     splits = [
@@ -414,6 +439,16 @@ def test_synchronised_batch_norm_keeps_what_is_fused_with_it() -> None:
     with torch.no_grad():
         outputs = [build_model(recipe).eval()(images) for recipe in (plain, shared)]
     torch.testing.assert_close(outputs[1], outputs[0])
+
+
+@pytest.mark.parametrize("gater", ["resnet8", None])
+def test_synchronised_batch_norm_reaches_what_decides_on_the_gates(gater: str | None) -> None:
+    assert JOINT.gating is not None
+    decides: dict[str, Any] = {"gater": gater} if gater else {"gater": None, "decides": "layers"}
+    recipe = replace(JOINT, gating=replace(JOINT.gating, batch_norm=True, **decides))
+    recipe = replace(recipe, compute=replace(recipe.compute, sync_batch_norm=True))
+    names = {type(module).__name__ for module in build_model(recipe).modules()}
+    assert {name for name in names if "BatchNorm" in name} == {"SyncBatchNorm"}
 
 
 def test_parts_are_pretrained_as_the_networks_that_the_joint_phase_has() -> None:

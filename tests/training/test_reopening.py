@@ -127,6 +127,14 @@ def test_allowed_changes_go_through_and_are_written_down(begun: Path) -> None:
     ]
 
 
+def test_a_run_does_not_end_before_where_it_is(begun: Path) -> None:
+    """What belongs to a schedule's end was not done there."""
+    before = tree(begun)
+    with pytest.raises(UserError, match=r"--epochs 1: .*run has 1 epochs behind it already"):
+        go_on(begun, replace(BEGUN, epochs=1), "epochs")
+    assert tree(begun) == before
+
+
 def with_rmsprop(recipe: Recipe) -> Recipe:
     return replace(recipe, optimizer=replace(recipe.optimizer, kind="rmsprop", nesterov=False))
 

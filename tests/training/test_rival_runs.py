@@ -54,6 +54,19 @@ def test_run_is_measured_saved_and_evaluated_alike(name: str, tmp_path: Path) ->
     assert isinstance(gaternet.load(run.path), GatedModel)
 
 
+@pytest.mark.parametrize("name", RIVALS)
+def test_whatever_is_trained_gets_a_gradient(name: str) -> None:
+    """Several processes wait for every gradient."""
+    recipe = rival(name)
+    trainer = Trainer(build_model(recipe), recipe, cpu_plan(recipe))
+    trainer.set_stage(0.5)
+    trainer.model.train()
+    batch = next(iter(trainer.batches(few_digits())))
+    trainer.objective(*batch)[0].backward()
+    without = [n for n, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+
+
 def test_layers_that_decide_can_be_asked_for_one_image(tmp_path: Path) -> None:
     run = train(rival("layers"), Sources("digits"), tmp_path / "run", on_cpu())
     Image.fromarray(few_digits(1).images[0, 0].numpy()).save(tmp_path / "digit.png")

@@ -78,6 +78,13 @@ def test_last_checkpoints_are_kept(run: Run) -> None:
     assert kept == ["epoch-0003", "epoch-0004"]
 
 
+def test_what_was_just_written_is_kept_though_larger_batches_are_fewer_steps(run: Run) -> None:
+    weights = {"model": {"w": torch.ones(2)}}
+    run.save_checkpoint(5, weights, {}, step=120)
+    run.save_checkpoint(5, weights, {}, step=61)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["epoch-0005-step-000061"]
+
+
 def test_half_written_checkpoint_is_none(run: Run) -> None:
     (run.checkpoints / ".epoch-0001.7.partial").mkdir()
     assert not run.has_checkpoint

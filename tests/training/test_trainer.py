@@ -178,6 +178,26 @@ class Interrupted(Exception):
     pass
 
 
+def test_without_the_average_it_goes_on_with_what_was_averaged(tmp_path: Path) -> None:
+    recipe = with_batches(PLAIN, 40, ema=0.9)
+    images = few_digits()
+    first = Trainer(build_model(recipe), recipe, cpu_plan(recipe))
+    first.train_epoch(images, Silent())
+    run = new_run(tmp_path / "run", recipe, images)
+    run.save_checkpoint(1, *first.state())
+    recipe = with_batches(PLAIN, 40)
+    second = Trainer(build_model(recipe), recipe, cpu_plan(recipe))
+    second.restore(run)
+    for (name, ours), theirs in zip(
+        second.model.state_dict().items(), first.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+    assert any(
+        not torch.equal(ours, theirs)
+        for ours, theirs in zip(first.model.parameters(), first.evaluated.parameters(), strict=True)
+    )
+
+
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Let training stop after so many steps."""
     real, done = Trainer.step, 0

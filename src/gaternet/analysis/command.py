@@ -177,9 +177,10 @@ def _recorded(network: _Network, images: Images, split: str, directory: Path) ->
     processes, console = network.plan.processes, network.console
     place, source = directory / GATES, _source(network, images, split)
     record = _read(place) if source_of(place) == source else None
-    # All processes must go the same way.
+    # All processes must go the same way, and all must ask.
     have = torch.tensor(float(record is not None), device=network.plan.device)
-    if record is not None and int(processes.total(have)) == processes.count:
+    all_have = int(processes.total(have)) == processes.count
+    if record is not None and all_have:
         console.print(f"gates of {len(record):,} {split} images: {place}", soft_wrap=True)
         return record
     batches = network.batches(images, f"gates of {len(images):,} {split} images")

@@ -1,6 +1,6 @@
 """What a run, or any network by name, takes in milliseconds: dense, masked, compiled, slim."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from gaternet import backbones, saved_models
 from gaternet.analysis import collect
 from gaternet.backbones import BackboneConfig
+from gaternet.binarizers import GateForm
 from gaternet.commands import split_images
 from gaternet.compression import compress
 from gaternet.data.batches import first_images, normalised_batches, spread
@@ -87,6 +88,8 @@ def time_run(path: Path, request: LatencyRequest, data: str | None = None) -> La
             f"{path} has local gates, which a layer decides on from its own input: only filters "
             "that a gater chose before can be skipped, so there is nothing to time beside masks"
         )
+    if isinstance(model, GaterNet) and model.binarizer.form is not GateForm.HARD:
+        raise UsageError(f"{path} has gates between 0 and 1: what is half open cannot be skipped")
     batches = {batch: timed_batches(run, data, batch, device) for batch in request.batches}
     small: GaterNet | None = None
     missing: dict[str, str] = {}
@@ -176,12 +179,22 @@ def _time_all(
     title: str, make: Callable[[int], Forms], request: LatencyRequest, device: torch.device
 ) -> Latencies:
     rows: list[LatencyRow] = []
-    missing: dict[str, str] = {}
+    missing: dict[int, dict[str, str]] = {}
     for batch in request.batches:
         forms = make(batch)
         rows += measure(forms, batch, request.seconds, device)
-        missing |= forms.missing
-    return Latencies(title, hardware(device), tuple(rows), missing)
+        missing[batch] = forms.missing
+    return Latencies(title, hardware(device), tuple(rows), _not_measured(missing))
+
+
+def _not_measured(missing: Mapping[int, Mapping[str, str]]) -> dict[str, str]:
+    """Return why forms could not be measured, with the batch size where it is not so for all."""
+    found = {}
+    for batch, reasons in missing.items():
+        for variant, reason in reasons.items():
+            always = all(variant in others for others in missing.values())
+            found[variant if always else f"{variant} ({batch} at once)"] = reason
+    return found
 
 
 def _compressed(

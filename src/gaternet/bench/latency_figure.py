@@ -39,8 +39,8 @@ def latency_figure(found: "Latencies", path: Path) -> None:
         colours = [COLOURS.get(row.variant.split("-")[0], OTHERS) for row in rows]
         names = [row.variant for row in rows]
         axes.barh(names, medians, color=colours, xerr=[below, above], ecolor="black", capsize=2)
-        for place, median in enumerate(medians):
-            axes.text(0, place, f" {median:.2f}", va="center", fontsize=8)
+        for name, median in zip(names, medians, strict=True):
+            axes.text(0, name, f" {median:.2f}", va="center", fontsize=8)
         axes.set_title("1 image" if batch == 1 else f"{batch} images", fontsize=10)
         axes.set_xlabel("milliseconds per image")
         for side in ("top", "right"):

@@ -15,7 +15,7 @@ from gaternet.compression.network import CompressedBackbone, backbone_of
 from gaternet.compression.plan import plan, read_plan, write_plan
 from gaternet.compression.report import CompressionReport, Size, compare_unseen, verify_batches
 from gaternet.data.augmentation import normalise
-from gaternet.data.batches import Images, Loading, evaluation_batches
+from gaternet.data.batches import Loading, evaluation_batches, spread
 from gaternet.errors import UsageError, UserError
 from gaternet.model import GaterNet
 from gaternet.training.compute import choose_device
@@ -92,10 +92,11 @@ def compress_run(path: Path, request: CompressionRequest) -> CompressionReport:
 
 
 class _Part:
-    """The first images of a split with their labels, as a network takes them, again and again."""
+    """Images from all over a split with their labels, as a network takes them, again and again."""
 
     def __init__(self, run: Run, request: CompressionRequest, split: str, model: GaterNet) -> None:
-        self.images: Images = split_images(run, request.data, split)
+        images = split_images(run, request.data, split)
+        self.images = images if request.images is None else spread(images, request.images)
         self.data = run.config.recipe.data
         self.count = request.images
         self.device = next(model.parameters()).device

@@ -23,7 +23,10 @@ SPLITS = {
 }
 """What a split is called in files, folders and commands, and what it is called here."""
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp"),
+    *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+)
 _ADVICE = "give a folder with train-….parquet and test-….parquet, or with train/CLASS/IMAGE"
 _LOOKED_AT = 64
 """Files that may be pickles, as those of CIFAR-10's own archive are."""

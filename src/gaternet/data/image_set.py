@@ -93,11 +93,6 @@ def split_validation(images: Images, size: int, seed: int) -> tuple[Images, Imag
     return images.take(order[size:].sort().values), images.take(order[:size].sort().values)
 
 
-def take(images: Images, index: Tensor) -> Images:
-    """Return the images at `index`, (M,) int64, in that order, with a fingerprint of their own."""
-    return images.take(index)
-
-
 def channel_statistics(image_set: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return (mean, standard deviation) of each channel over all pixels, of values in [0, 1]."""
     means, deviations = [], []

@@ -67,6 +67,7 @@ class CompiledBackbone(nn.Module):
                 f"(N, {', '.join(map(str, size))}): compile it again with examples of that size"
             )
         with evaluation(images.device):
+            gates = gates.float()  # the kernels take no booleans
             # An exported batch is open: there is no number of parts to it.
             if chunk is None or torch.compiler.is_exporting():
                 return self.body(images, gates)

@@ -59,16 +59,21 @@ class Form:
 
 @dataclass(frozen=True)
 class Forms:
-    """The forms of a network that can run here, and why the others cannot."""
+    """The forms of a network that can run here, and why the others cannot.
+
+    turns: how many batches each of them computes before it begins again
+    """
 
     ready: tuple[Form, ...]
     missing: dict[str, str]
+    turns: int
 
 
 class Collector:
     """Collects forms; of one that cannot be made it notes why."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
         self.ready: list[Form] = []
         self.missing: dict[str, str] = {}
 
@@ -85,7 +90,7 @@ class Collector:
 
     def forms(self) -> Forms:
         """Return what was collected."""
-        return Forms(tuple(self.ready), self.missing)
+        return Forms(tuple(self.ready), self.missing, self.turns)
 
 
 def dense_forms(backbone: nn.Module, batches: Sequence[Tensor]) -> Forms:
@@ -93,7 +98,7 @@ def dense_forms(backbone: nn.Module, batches: Sequence[Tensor]) -> Forms:
 
     batches: of images, (N, C, H, W) each
     """
-    collector = Collector()
+    collector = Collector(len(batches))
     _add_dense(collector, backbone, batches)
     return collector.forms()
 
@@ -111,12 +116,15 @@ def given_gates(
     counter = MacCounter(follow(trace(backbone, _size(batches)), points))
     every = torch.cat(tuple(gates))
     share, macs = _open_share(every), _needed_macs(counter, every)
-    collector = Collector()
+    collector = Collector(len(batches))
     _add_dense(collector, backbone, batches)
     masked = masked_backbone(backbone, points)
     collector.add("masked", share, counter.backbone_macs, lambda: _eager(masked, batches, gates))
-    compiled = compile_backbone(backbone, points, batches[0], gates[0])
-    collector.add("runtime", share, macs, lambda: _skipping(compiled, batches, gates))
+
+    def skipping() -> Callable[[], Any]:
+        return _skipping(compile_backbone(backbone, points, batches[0], gates[0]), batches, gates)
+
+    collector.add("runtime", share, macs, skipping)
     _add_slim(collector, backbone, points, batches, every)
     return collector.forms()
 
@@ -133,7 +141,7 @@ def own_gates(model: GaterNet, small: GaterNet | None, batches: Sequence[Tensor]
     gates = _decided(model, batches)
     counter = count_macs(model, size)
     share, needed = _open_share(gates), _needed_macs(counter, gates)
-    collector = Collector()
+    collector = Collector(len(batches))
     _add_dense(collector, backbone, batches)
     whole = counter.backbone_macs + counter.deciding_macs
     collector.add("masked", share, whole, lambda: _eager(model, batches))
@@ -142,8 +150,7 @@ def own_gates(model: GaterNet, small: GaterNet | None, batches: Sequence[Tensor]
         macs = less.backbone_macs + less.deciding_macs
         left = _open_share(_decided(small, batches))
         collector.add("compressed", left, macs, lambda: _eager(small, batches))
-    compiled = compile(model, batches[0])
-    collector.add("runtime", share, needed, lambda: _skipping(compiled, batches))
+    collector.add("runtime", share, needed, lambda: _compiled(model, batches))
     _add_slim(collector, backbone, model.points, batches, gates)
     return collector.forms()
 
@@ -155,8 +162,11 @@ def runtime_form(model: GaterNet, batches: Sequence[Tensor], macs: float) -> For
 
     Raises UserError, with the reason, where no filter is skipped.
     """
-    run = _skipping(compile(model, batches[0]), batches)
-    return Form("runtime", run, _open_share(_decided(model, batches)), macs)
+    return Form("runtime", _compiled(model, batches), _open_share(_decided(model, batches)), macs)
+
+
+def _compiled(model: GaterNet, batches: Sequence[Tensor]) -> Callable[[], Any]:
+    return _skipping(compile(model, batches[0]), batches)
 
 
 @torch.no_grad()
@@ -170,7 +180,7 @@ def _open_share(gates: Tensor) -> float:
 
 
 def _needed_macs(counter: MacCounter, gates: Tensor) -> float:
-    return float(counter(gates.double()).sum(dim=1).mean())
+    return float(counter(gates.double().cpu()).sum(dim=1).mean())
 
 
 def _call(form: Callable[..., Any], *operands: Sequence[Tensor]) -> Callable[[], Any]:
@@ -258,7 +268,7 @@ def under_mask(
         plans.append(PointPlan(point.name, point.channels, 1, 0, off, on, ()))
         start += point.gates
     plan = CompressionPlan("", 1, None, 0, tuple(plans), {})
-    return CompressedBackbone(backbone, plan, size).eval()
+    return CompressedBackbone(backbone, plan, size).eval().to(mask.device)
 
 
 def _frozen(network: nn.Module, batches: Sequence[Tensor]) -> Callable[[], Any]:

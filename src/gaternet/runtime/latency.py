@@ -43,10 +43,13 @@ class LatencyRow:
 def measure(
     forms: Forms, batch: int, seconds: float, device: torch.device
 ) -> tuple[LatencyRow, ...]:
-    """Time all forms alternately for about so many seconds, each at least `ROUNDS` times."""
+    """Time all forms alternately for about so many seconds.
+
+    Each is timed at least `ROUNDS` times, and on every batch.
+    """
     taken: dict[str, list[float]] = {one.variant: [] for one in forms.ready}
     began, rounds = time.perf_counter(), 0
-    while rounds < ROUNDS or time.perf_counter() - began < seconds:
+    while rounds < max(ROUNDS, forms.turns) or time.perf_counter() - began < seconds:
         for one in forms.ready:
             times = taken[one.variant]
             if not times or times[-1] < SHORT:

@@ -33,8 +33,8 @@ class GatedConv2d(nn.Module):
         weight, bias = fold(conv, unit.norm)
         self.register_buffer("weight", pack_weight(weight))
         self.register_buffer("bias", pack_bias(bias))
-        self.register_buffer("input_gates", torch.tensor(unit.layer.inputs, dtype=torch.int32))
-        self.register_buffer("output_gates", torch.tensor(unit.layer.outputs, dtype=torch.int32))
+        self.register_buffer("input_gates", _columns(unit.layer.inputs, weight.device))
+        self.register_buffer("output_gates", _columns(unit.layer.outputs, weight.device))
         self.geometry = _geometry(conv)
         self.relu = unit.relu
         self.rectified = rectified
@@ -60,7 +60,7 @@ class DenseConv2d(nn.Module):
         weight, bias = fold(conv, unit.norm)
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
-        self.mask = _mask(unit)
+        self.mask = _mask(unit, weight.device)
         self.geometry = _geometry(conv)
         self.groups = conv.groups
         self.relu = unit.relu
@@ -98,7 +98,7 @@ class DenseLinear(nn.Module):
         weight, bias = fold(linear, unit.norm)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self.mask = _mask(unit)
+        self.mask = _mask(unit, weight.device)
         self.relu = unit.relu
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ class Mask(nn.Module):
 
     columns: Tensor
 
-    def __init__(self, columns: Gates) -> None:
+    def __init__(self, columns: Gates, device: torch.device) -> None:
         super().__init__()
-        self.register_buffer("columns", torch.tensor(columns, dtype=torch.int32))
+        self.register_buffer("columns", _columns(columns, device))
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         return x * spread(gates, self.columns)
@@ -143,9 +143,13 @@ def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module | None) -> tuple[Tensor, 
     return folded[0].detach().to(weight.dtype), folded[1].detach().to(weight.dtype)
 
 
-def _mask(unit: Unit) -> Mask | None:
+def _columns(gates: Gates, device: torch.device) -> Tensor:
+    return torch.tensor(gates, dtype=torch.int32, device=device)
+
+
+def _mask(unit: Unit, device: torch.device) -> Mask | None:
     outputs = unit.layer.outputs
-    return Mask(outputs) if any(gate != UNGATED for gate in outputs) else None
+    return Mask(outputs, device) if any(gate != UNGATED for gate in outputs) else None
 
 
 def _geometry(conv: nn.Conv2d) -> Geometry:

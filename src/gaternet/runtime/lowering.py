@@ -10,6 +10,7 @@ convs and linear layers that make a filter and forward to those that read it (se
 import copy
 from collections.abc import Collection, Mapping, Sequence
 
+import torch
 from torch import Tensor, fx, nn
 
 from gaternet.errors import UserError
@@ -70,6 +71,8 @@ class _Lowering:
         weights = {id(weight): weight for weight in backbone.parameters()}
         self.root = copy.deepcopy(backbone, weights).eval()
         detach(self.root)
+        first = next(backbone.parameters(), None)
+        self.device = torch.device("cpu") if first is None else first.device
         self.owner = {node: unit for unit in units for node in span(flow.graph, unit)}
         self.masks = _masks(flow, self.owner)
         self.lowered = fx.Graph()
@@ -87,7 +90,7 @@ class _Lowering:
                 self.copies[node] = self._copy(node) if unit is None else self._call(unit)
             if node in self.masks:
                 name = f"gaternet_gate_{self.graph.order(node)}"
-                self.root.add_module(name, Mask(self.masks[node]))
+                self.root.add_module(name, Mask(self.masks[node], self.device))
                 operands = (self.copies[node], self.gates)
                 self.copies[node] = self.lowered.call_module(name, operands)
         return fx.GraphModule(self.root, self.lowered)

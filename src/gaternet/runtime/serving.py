@@ -58,7 +58,8 @@ def describe_serving(model: nn.Module) -> Serving:
     backbone = model.backbone if isinstance(model, GatedModel) else model
     size = model.input_size if isinstance(model, GatedModel) else own_input_size(backbone)
     timms: Mapping[str, Any] = getattr(backbone, "pretrained_cfg", None) or {}
-    if not {"mean", "std", "crop_pct", "interpolation"} <= timms.keys():
+    known = {"mean", "std", "crop_pct", "interpolation"} <= timms.keys()
+    if not known or len(timms["mean"]) != size[0]:  # timm's own are of three channels
         return Serving(size)
     return Serving(
         size,

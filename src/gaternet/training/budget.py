@@ -1,6 +1,7 @@
 """The budget of a run: the multiply-accumulates that its gates shall leave, and what holds them."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -67,17 +68,30 @@ def threshold_for(
     """Return the threshold of gate logits (N, G) at which samples need `target` on average.
 
     The target is a share of the plain backbone's multiply-accumulates. It is sought within ±2.4,
-    where training's soft gates end. Of several processes each has samples of its own, as many as
-    the others, and all return the same.
+    where training's soft gates end. Where no threshold meets it, as where all samples have the same
+    logits, the nearest share is taken, and of the thresholds that give it the one in the middle: on
+    a logit itself, rounding would decide. Of several processes each has samples of its own, as many
+    as the others, and all return the same.
     """
+
+    def share_at(threshold: float) -> float:
+        share = counter.shares((logits >= threshold).double()).mean()
+        return float(processes.total(share)) / processes.count
+
+    shares = [share_at(end) for end in _bisect(lambda threshold: share_at(threshold) > target)]
+    nearest = min(shares, key=lambda share: abs(share - target))
+    _, first = _bisect(lambda threshold: share_at(threshold) > nearest)
+    last, _ = _bisect(lambda threshold: share_at(threshold) >= nearest)
+    return (first + last) / 2
+
+
+def _bisect(is_below: Callable[[float], bool]) -> tuple[float, float]:
+    """Return two thresholds side by side, of which the first is below what is sought."""
     low, high = -FARTHEST, FARTHEST
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        share = counter.shares((logits >= middle).double()).mean()
-        # A higher threshold closes more.
-        closes = processes.total(share) > target * processes.count
-        low, high = (middle, high) if closes else (low, middle)
-    return (low + high) / 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return low, high
 
 
 def set_budget(budget: Budget, recipe: Recipe, progress: float) -> None:

@@ -31,6 +31,7 @@ from gaternet.training.starting import (
     Start,
     build_model,
     choose_start,
+    describe_leaks,
     describe_mismatches,
     load_part,
     pretraining,
@@ -136,7 +137,10 @@ def _train_into(
     images, probe = prepared.images, prepared.probe
     trainer = Trainer(prepared.model, recipe, prepared.compute)
     console = options.console if processes.first else silent_console()
-    for note in describe_mismatches(prepared.model, recipe, prepared.start):
+    for note in (
+        *describe_mismatches(prepared.model, recipe, prepared.start),
+        *describe_leaks(recipe, prepared.start, run.config.data_fingerprint),
+    ):
         console.print(note, soft_wrap=True)
     if prepared.compute.note:
         _say_once(console, prepared.compute.note)
@@ -246,5 +250,11 @@ def split_probe(recipe: Recipe, images: Images) -> tuple[Images, Probe]:
 
 def _before(start: Start, begun: Mapping[str, Run]) -> dict[str, int | str]:
     """Say for how many epochs each part was trained before; "timm" where timm did."""
-    epochs = {part: run.config.recipe.epochs for part, run in begun.items()}
+    epochs = {part: _epochs_of_all_phases(run) for part, run in begun.items()}
     return {**epochs, **dict.fromkeys(start.pretrained, "timm")}
+
+
+def _epochs_of_all_phases(run: Run) -> int | str:
+    """Return for how many epochs a plain network was trained in all, or what else it began as."""
+    before = ((run.result or {}).get("pretrain_epochs") or {}).get("backbone", 0)
+    return before + run.config.recipe.epochs if isinstance(before, int) else before

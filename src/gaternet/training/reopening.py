@@ -29,8 +29,8 @@ def reopen(
 
     part: of another run, which has fields that this one lacks
 
-    Raises UserError where there is none, it has ended, or fields differ that may not; UsageError
-    where there is no such field.
+    Raises UserError where there is none, it has ended, fields differ that may not, or it is to end
+    before where it is; UsageError where there is no such field.
     """
     check_begun(out)
     run = open_run(out, writes=writes)
@@ -46,8 +46,22 @@ def reopen(
             f"{' '.join(refused)}"
         )
     if changed:
+        _check_epochs_left(run, config, changed)
         run.change_config(config, _record(run, changed))
     return run
+
+
+def _check_epochs_left(run: Run, config: RunConfig, changed: Iterable[str]) -> None:
+    """Raise UserError where a run would have been at its end before.
+
+    What belongs to the end, such as noise that has faded, was not done there.
+    """
+    finished, _ = run.position
+    if "epochs" in changed and config.recipe.epochs <= finished:
+        raise UserError(
+            f"--epochs {config.recipe.epochs}: {run.path} has {finished} epochs behind it already, "
+            "of a longer schedule; give more"
+        )
 
 
 def fields(config: RunConfig) -> dict[str, Any]:

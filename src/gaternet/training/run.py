@@ -105,15 +105,18 @@ class Run:
         if not self.writes or path.exists():  # a run that was stopped again before its first step
             return
         checkpoint.write(path, tensors, values)
-        self._prune()
+        self._prune(path)
 
-    def _prune(self) -> None:
-        """Remove the checkpoints that nobody needs any more."""
+    def _prune(self, newest: Path) -> None:
+        """Remove the checkpoints that nobody needs any more.
+
+        newest: not always the one of most steps: with larger batches there are fewer
+        """
         found = checkpoint.finished(self.checkpoints)
         within = [path for path in found if checkpoint.position(path)[1]]
         whole = [path for path in found if path not in within]
         for path in (*whole[:-KEPT_CHECKPOINTS], *within):
-            if path != found[-1]:
+            if path != newest:
                 remove_directory(path)
 
     def settle(self, *, strict: bool = False) -> None:
@@ -131,7 +134,7 @@ class Run:
             sound = checkpoint.newest(self.checkpoints, strict=strict)
             for damaged in found[found.index(sound) + 1 :]:
                 remove_directory(damaged)
-            self._prune()
+            self._prune(sound)
 
     @property
     def position(self) -> tuple[int, int]:

@@ -130,6 +130,21 @@ def describe_mismatches(model: nn.Module, recipe: Recipe, start: Start) -> list[
     ]
 
 
+def describe_leaks(recipe: Recipe, start: Start, fingerprint: str) -> list[str]:
+    """Say which given runs may have been trained on images that this run holds out.
+
+    fingerprint: of this run's images; which are held out follows from their order
+    """
+    if not recipe.validation:
+        return []
+    return [
+        f"note: --{part} {run.path} was trained on other images, or on these in another order: "
+        "some of those that --validation holds out may be among them"
+        for part, run in start.given.items()
+        if run.config.data_fingerprint != fingerprint
+    ]
+
+
 def _network(model: nn.Module, part: str) -> nn.Module:
     """Return the network whose weights a part is."""
     if part == "gater" and isinstance(model, GaterNet):
@@ -183,22 +198,39 @@ def build_model(recipe: Recipe, pretrained: tuple[str, ...] = ()) -> nn.Module:
 
 def _gated(
     backbone: nn.Module, recipe: Recipe, gating: Gating, pretrained: tuple[str, ...]
-) -> nn.Module:
-    data = recipe.data
-    size = data.input_size
-    binarizer = make_binarizer(gating.binarizer, gating.rate)
+) -> GatedModel:
     if gating.gater is None:
-        return LocalGaterNet(
-            backbone,
-            _points(backbone, recipe, gating),
-            granularity="filters" if gating.decides == "layers" else "branches",
-            bottleneck=gating.bottleneck,
-            batch_norm=gating.batch_norm,
-            opening_bias=gating.opening_bias,
-            binarizer=binarizer,
-            input_size=size,
-        )
-    config = BackboneConfig(gating.gater, 0, data.channels, data.image_size)
+        local = _with_local_gates(backbone, recipe, gating)
+        if recipe.compute.sync_batch_norm:
+            convert_sync_batchnorm(local.heads)
+        return local
+    model = _with_gater(backbone, recipe, gating, gating.gater, pretrained)
+    # Only now has the gater its last layers.
+    if recipe.compute.sync_batch_norm:
+        convert_sync_batchnorm(model.gater)
+    if gating.binarizer == "random":
+        model.gater.requires_grad_(False)  # nobody listens to it
+    return model
+
+
+def _with_local_gates(backbone: nn.Module, recipe: Recipe, gating: Gating) -> LocalGaterNet:
+    return LocalGaterNet(
+        backbone,
+        _points(backbone, recipe, gating),
+        granularity="filters" if gating.decides == "layers" else "branches",
+        bottleneck=gating.bottleneck,
+        batch_norm=gating.batch_norm,
+        opening_bias=gating.opening_bias,
+        binarizer=make_binarizer(gating.binarizer, gating.rate),
+        input_size=recipe.data.input_size,
+    )
+
+
+def _with_gater(
+    backbone: nn.Module, recipe: Recipe, gating: Gating, name: str, pretrained: tuple[str, ...]
+) -> GaterNet:
+    data = recipe.data
+    config = BackboneConfig(name, 0, data.channels, data.image_size)
     gater = Gater(
         backbones.create(config, pretrained="gater" in pretrained),
         gating.bottleneck,
@@ -206,12 +238,9 @@ def _gated(
         input_size=gating.input_size,
         opening_bias=gating.opening_bias,
     )
-    if recipe.compute.sync_batch_norm:
-        gater = convert_sync_batchnorm(gater)
-    if gating.binarizer == "random":
-        gater.requires_grad_(False)  # nobody asks it
+    binarizer = make_binarizer(gating.binarizer, gating.rate)
     points = _points(backbone, recipe, gating)
-    return GaterNet(backbone, gater, points, input_size=size, binarizer=binarizer)
+    return GaterNet(backbone, gater, points, input_size=data.input_size, binarizer=binarizer)
 
 
 def _points(backbone: nn.Module, recipe: Recipe, gating: Gating) -> tuple[GatePoint, ...] | None:

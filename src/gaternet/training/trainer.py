@@ -267,7 +267,9 @@ class Trainer:
             return
         found = checkpoint.verify_newest(run.checkpoints)
         progress = read_progress(found)
-        weights = found.read_tensors(checkpoint.MODEL)
+        # Where it was begun with an average and goes on without, MODEL is that average.
+        trained = TRAINED if not self.average and found.holds(TRAINED) else checkpoint.MODEL
+        weights = found.read_tensors(trained)
         saved_models.load_weights(self.evaluated, weights, found.path)
         if self.average:
             saved_models.load_weights(self.model, found.read_tensors(TRAINED), found.path)
