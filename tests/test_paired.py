@@ -5,7 +5,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from gaternet.paired import differ, paired_difference
+from gaternet.paired import paired_difference
+from gaternet.reproduction.comparison import compare_by_counts
 
 
 def test_half_width_is_that_of_draws() -> None:
@@ -29,4 +30,5 @@ def test_what_a_fair_coin_does_once_in_twenty_times_is_reported() -> None:
         # Two-sided and symmetric: both tails as far out as the smaller count.
         count, least = gained + lost, min(gained, lost)
         tail = sum(comb(count, k) for k in range(least + 1)) / 2**count
-        assert differ(gained, lost) == (2 * tail < 0.05), (gained, lost)
+        found = compare_by_counts(gained, lost, 5000)
+        assert found.significant == (2 * tail < 0.05), (gained, lost)

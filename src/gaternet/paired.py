@@ -41,8 +41,3 @@ def p_value(first: int, second: int) -> float:
     """
     only_one = first + second
     return float(binomtest(first, only_one).pvalue) if only_one else 1.0
-
-
-def differ(first: int, second: int) -> bool:
-    """Whether two networks' errors on the same images differ significantly, by `p_value`."""
-    return p_value(first, second) < 1 - CONFIDENCE

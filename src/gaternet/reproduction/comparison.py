@@ -86,14 +86,21 @@ def compare_on_images(
     images = len(one[0])
     if len(one) == len(other) == 1:
         only_other, only_one = (int((a & ~b).sum()) for a, b in ((*other, *one), (*one, *other)))
-        found = paired_difference(only_other, only_one, images)
-        value, half_width, p = found.value, found.half_width, p_value(only_one, only_other)
-    else:
-        wrong = np.mean(other, axis=0) - np.mean(one, axis=0)
-        value, deviation = float(wrong.mean()), float(wrong.std()) / sqrt(images)
-        half_width = NORMAL * deviation
-        p = _two_sided(value, deviation, norm.sf)
-    return Difference(100 * value, 100 * half_width, p, images=images)
+        return compare_by_counts(only_one, only_other, images)
+    wrong = np.mean(other, axis=0) - np.mean(one, axis=0)
+    value, deviation = float(wrong.mean()), float(wrong.std()) / sqrt(images)
+    p = _two_sided(value, deviation, norm.sf)
+    return Difference(100 * value, 100 * NORMAL * deviation, p, images=images)
+
+
+def compare_by_counts(only_one: int, only_other: int, images: int) -> Difference:
+    """Compare two networks on the same images by McNemar's exact test.
+
+    only_one, only_other: images that the first alone classifies rightly, and the second alone
+    """
+    found = paired_difference(only_other, only_one, images)
+    p = p_value(only_one, only_other)
+    return Difference(100 * found.value, 100 * found.half_width, p, images=images)
 
 
 def _two_sided(value: float, deviation: float, tail: Callable[[float], float]) -> float:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from gaternet.paired import differ, paired_difference
 from gaternet.recipes import RECIPES
+from gaternet.reproduction.comparison import Difference, compare_by_counts
 from gaternet.reproduction.markdown import listed, table
 from gaternet.reproduction.results import Measurement, Trial, Trials
 
@@ -50,8 +50,8 @@ def _of_recipe(measured: Measurement[Trials], results: str) -> Iterator[str]:
 
 
 def _cells(row: Trial, images: int) -> list[str]:
-    change = paired_difference(row.lost, row.gained, images)
-    compared = f"{100 * change.value:+.2f} ± {100 * change.half_width:.2f}" if row.changes else ""
+    change = _change(row, images)
+    compared = f"{change.difference:+.2f} ± {change.half_width:.2f}" if row.changes else ""
     return [
         _named(row),
         f"{row.validation_error_percent:.2f} %",
@@ -69,19 +69,21 @@ def _cells(row: Trial, images: int) -> list[str]:
 def _verdicts(found: Trials) -> Iterator[str]:
     """Yield which changes matter, and what λ the recipe has."""
     changes = [row for row in found.rows if row.changes]
-    significant = [row for row in changes if differ(row.gained, row.lost)]
-    lower = [_named(row) for row in significant if row.gained > row.lost]
-    higher = [_named(row) for row in significant if row.gained < row.lost]
-    same = [_named(row) for row in changes if row not in significant]
-    if lower:
-        yield f"A lower error than {AS_IT_IS}: {'; '.join(lower)}."
-    if higher:
-        yield f"A higher error than {AS_IT_IS}: {'; '.join(higher)}."
-    if same:
-        yield f"No significant difference from {AS_IT_IS}: {'; '.join(same)}."
+    for verdict, words in (
+        ("lower error", "A lower error than"),
+        ("higher error", "A higher error than"),
+        ("not significant", "No significant difference from"),
+    ):
+        judged = [r for r in changes if _change(r, found.validation).verdict == verdict]
+        if judged:
+            yield f"{words} {AS_IT_IS}: {'; '.join(map(_named, judged))}."
     recipe = RECIPES.get(found.recipe)
     if recipe and recipe.gating:
         yield f"The recipe has λ = {recipe.gating.sparsity:g}."
+
+
+def _change(row: Trial, images: int) -> Difference:
+    return compare_by_counts(row.gained, row.lost, images)
 
 
 def _named(row: Trial) -> str:
