@@ -168,7 +168,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no extractor": (edited(lambda m: m["gater"].pop("extractor")), "Field required"),
     "neither": (edited(lambda m: m.update(gater=None)), "weights of another model"),
     "point": (point(channels=HUGE), r"gater\.head\.fc2\.weight .* here"),
-    "block": (point(block=-1), "no multiple of blocks of -1"),
+    "block": (point(block=-1), "not a multiple of blocks of -1"),
     "number of a gate": (point(channels=1, gate_of=[10**12]), "gate_of numbers the gates"),
     "points": (
         edited(lambda m: m.update(points=[{"name": "a", "channels": 1}] * 100_000)),

@@ -81,7 +81,7 @@ def find_gate_points(
     block: neighbouring filters that one gate opens or closes together
 
     Raises ValueError where there are none, for a layer where no gate can sit, and for a layer
-    whose filters are no multiple of the block.
+    whose filters are not a multiple of the block.
     """
     outer = [] if layers == "inner" else structure.gated_nodes(graph)
     within = [] if layers == "outer" else inner.inner_nodes(graph)

@@ -92,7 +92,15 @@ def test_killed_worker_is_reported_and_the_others_end() -> None:
     assert time.monotonic() - start < 20
 
 
-def test_worker_that_is_killed_during_a_step_does_not_interrupt_it() -> None:
+@pytest.fixture
+def no_other_loader() -> Iterator[None]:
+    """What hears of dying processes in a process that has had none of torch's own loaders yet."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_worker_that_is_killed_during_a_step_does_not_interrupt_it(no_other_loader: None) -> None:
     batches = batches_of(lambda: None)
     next(batches)
     for child in multiprocessing.active_children():

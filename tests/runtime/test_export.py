@@ -271,7 +271,7 @@ def expected_gate_logits(model: GaterNet, images: Tensor) -> Tensor:
 def test_what_cannot_be_written_is_said_in_one_line(model: GaterNet, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"ends in none of \.onnx, \.pt2"):
         export(model, tmp_path / "model.tflite")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         export(model, tmp_path / "missing" / "model.onnx")
     (tmp_path / "there.onnx").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
