@@ -64,7 +64,6 @@ def train(
     """
     assert recipe.gating is not None
     settings = recipe.optimizer
-    torch.backends.cudnn.benchmark = True
     loader = DataLoader(
         Pictures(images, augmentation(recipe)),
         batch_size=recipe.schedule.batch_size,
@@ -110,6 +109,7 @@ def main(recipe: str, /, data: str, steps: int = 50, warmup: int = 5, device: st
     images = load(data, found.data, "train", found.data.image_size)
     assert isinstance(images, ImageSet)
     chosen = choose_device(device)
+    torch.backends.cudnn.benchmark = True
     loop = train(build_model(found), images, found, chosen, usable_cores())
     sum(itertools.islice(loop, warmup))
     start = time.perf_counter()

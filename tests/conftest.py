@@ -24,7 +24,7 @@ def cache_of_tests(
     tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("cache")
-    if pytestconfig.cache is not None:
+    if getattr(pytestconfig, "cache", None) is not None:  # there is none with -p no:cacheprovider
         # Built once: its name follows from the sources, and it takes a quarter of a minute.
         (folder / "kernels").symlink_to(pytestconfig.cache.mkdir("kernels"))
     with pytest.MonkeyPatch.context() as patch:

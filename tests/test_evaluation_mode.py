@@ -12,6 +12,7 @@ from gaternet.data.settings import DIGITS
 from gaternet.evaluation_mode import in_evaluation_mode
 from gaternet.model import GaterNet
 from gaternet.training.evaluation import evaluate
+from gaternet.verification import verify
 from small_runs import PLAIN, cpu_plan, few_digits, tiny_gated
 
 CLASSES = tuple("0123456789")
@@ -61,3 +62,18 @@ def test_meanwhile_it_is_evaluated() -> None:
 
     assert meanwhile(tiny_gated().train(), times=2) == [False, False]
     assert meanwhile.__name__ == "meanwhile"
+
+
+def test_meanwhile_products_are_exact() -> None:
+    """PyTorch's default on a GPU rounds what convs multiply; it can be read without one."""
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    seen = []
+    model = tiny_gated()
+    model.backbone.register_forward_pre_hook(lambda *_: seen.append(conv.fp32_precision))
+    before = conv.fp32_precision
+    assert before == "tf32"
+    for look in LOOKS.values():
+        look(model)
+    verify(model.eval(), model, torch.randn(2, 1, 8, 8))
+    assert set(seen) == {"ieee"}
+    assert conv.fp32_precision == before

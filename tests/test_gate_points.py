@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gaternet.gate_points import GatePoint, attach, detach, find_gate_points, name_gate_points
+from gaternet.backbones.resnet_cifar import CifarResNet
+from gaternet.gate_points import (
+    UNGATED,
+    GatePoint,
+    attach,
+    detach,
+    find_gate_points,
+    name_gate_points,
+)
 from gaternet.graph import trace
 from small_networks import SIZE, Block, ResidualNet, conv
 
@@ -267,3 +275,18 @@ def test_it_exports_with_a_dynamic_batch() -> None:
         for n in (1, 5):
             images, gates = torch.randn(n, *SIZE), torch.rand(n, 12)
             torch.testing.assert_close(program(images, gates), model(images, gates))
+
+
+def test_gates_by_channel_are_trained_with_after_an_evaluation_elsewhere() -> None:
+    """What is moved in inference mode cannot be trained with; the meta device stands for a GPU."""
+    backbone = CifarResNet(8, widths=(4, 4, 4)).to("meta")
+    point = GatePoint("stage1.block1.bn2", 4, gate_of=(0, UNGATED, 1, 1))
+    holder = attach(backbone, [point])
+    images, gates = (torch.rand(shape, device="meta") for shape in ((2, 3, 32, 32), (2, 2)))
+    with torch.inference_mode():
+        holder.arm(gates)
+        backbone(images)
+    gates = torch.rand(2, 2, device="meta").requires_grad_()
+    holder.arm(gates)
+    backbone(torch.rand(2, 3, 32, 32, device="meta")).sum().backward()
+    assert gates.grad is not None

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
@@ -74,3 +75,21 @@ def test_permutation_is_one_and_changes_with_the_epoch() -> None:
     assert torch.equal(first, permutation(0, 0, 1000))
     assert abs(stats.spearmanr(first, second).statistic) < 5 / np.sqrt(1000)
     assert abs(stats.spearmanr(first, np.arange(1000)).statistic) < 5 / np.sqrt(1000)
+
+
+def test_keys_are_the_hash_in_32_bits() -> None:
+    """Word for word in numpy's 32-bit integers, which wrap around by themselves."""
+
+    def mix(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+        x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+        return x ^ (x >> np.uint32(16))
+
+    seed, epoch = 2**40 + 12345, 7
+    state = np.zeros(1, dtype=np.uint32)
+    for word in (seed % 2**32, seed >> 32, int(Purpose.NETWORK), epoch):
+        state = mix(state + np.uint32(word) + np.uint32(0x9E3779B9))
+    index = np.array([0, 1, 49_999], dtype=np.uint32)
+    wanted = mix(mix(index + np.uint32(0x85EBCA6B)) ^ state)
+    found = sample_keys(seed, Purpose.NETWORK, epoch, torch.from_numpy(index.astype(np.int64)))
+    assert found.tolist() == wanted.tolist()

@@ -21,6 +21,7 @@ from gaternet.data.decoding import decode_image, fit_to
 from gaternet.data.image_set import split_validation
 from gaternet.data.sources import load
 from gaternet.errors import UsageError, UserError
+from gaternet.evaluation_mode import exact_products
 from gaternet.model import GatedModel
 from gaternet.runtime.compiler import compile
 from gaternet.runtime.export import BATCHES, ExportResult, export
@@ -208,6 +209,7 @@ def check_classes(model: torch.nn.Module, run: Run) -> None:
 
 
 @torch.inference_mode()
+@exact_products()
 def _see(model: torch.nn.Module, pixels: torch.Tensor, run: Run, file: Path) -> Seen:
     data = run.config.recipe.data
     output = model(normalise(pixels[None], data.mean, data.std))

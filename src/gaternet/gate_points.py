@@ -214,8 +214,9 @@ class GateHook:
         gates = self.holder.gates[self.index]
         assert gates is not None
         if self.columns is not None:
-            self.columns = self.columns.to(gates.device)
-            gates = F.pad(gates, (0, 1), value=1.0).index_select(1, self.columns)
+            # Not kept there: a first call in inference mode would keep what cannot be trained with.
+            columns = self.columns.to(gates.device, non_blocking=True)
+            gates = F.pad(gates, (0, 1), value=1.0).index_select(1, columns)
         elif self.block > 1:
             gates = gates.repeat_interleave(self.block, dim=1)
         return output * gates[:, :, None, None].to(output.dtype)

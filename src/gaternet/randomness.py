@@ -8,11 +8,13 @@ bias, applied to tensors, so it runs on any device and compiles whole.
 
 import math
 from enum import IntEnum
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+Word = TypeVar("Word", int, Tensor)
 
 
 class Purpose(IntEnum):
@@ -25,7 +27,7 @@ class Purpose(IntEnum):
     ANALYSIS = 5
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x: Word) -> Word:
     """Hash 32-bit words held in int64: xor-shift-multiply, as in the "lowbias32" finaliser.
 
     The product of two 32-bit words may wrap around in int64; its low 32 bits are right even so.
@@ -39,7 +41,7 @@ def _mix(x: Tensor) -> Tensor:
 
 def sample_keys(seed: int, purpose: Purpose, epoch: int, index: Tensor) -> Tensor:
     """Return one key a sample, (N,) int64 in [0, 2³²), from its place in the data set, (N,)."""
-    state = torch.zeros((), dtype=torch.int64, device=index.device)
+    state = 0  # a number: on a GPU each operation with it would be a kernel of its own
     for word in (seed & _MASK, (seed >> 32) & _MASK, int(purpose), epoch):
         state = _mix((state + word + 0x9E3779B9) & _MASK)
     return _mix((_mix((index + 0x85EBCA6B) & _MASK) ^ state) & _MASK)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gaternet.binarizers import Binarizer
+from gaternet.evaluation_mode import exact_products
 from gaternet.local import LocalGaterNet
 from gaternet.model import Decision, GaterNetOutput
 
@@ -47,6 +48,7 @@ class Reference(Protocol):
 
 
 @torch.no_grad()
+@exact_products()
 def verify(
     reference: Reference,
     other: Callable[..., Any],

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from gaternet.data.augmentation import augment, box_draws, draws_of
-from gaternet.data.cropping import BOX_DRAWS, Box, cut, random_box
+from gaternet.data.cropping import BOX_DRAWS, Box, cut, random_box, scale
 from gaternet.data.decoding import decode, decode_crop, resize
 from gaternet.data.settings import Augmentation
 from gaternet.randomness import Purpose, sample_keys
@@ -127,3 +127,10 @@ def test_images_in_memory_are_cropped_alike() -> None:
     found = augment(images, keys, how)
     assert torch.equal(found, torch.stack(expected))
     assert not torch.equal(found, images)
+
+
+def test_gpus_scale_no_integers() -> None:
+    """The meta device stands for one."""
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="meta")
+    found = scale(images, 4)
+    assert (found.dtype, tuple(found.shape)) == (torch.uint8, (2, 3, 4, 4))

@@ -4,7 +4,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from triton_cases import (
     products_of,
 )
 
+from gaternet.evaluation_mode import exact_products
 from gaternet.runtime import build, operator
 from gaternet.runtime.operator import gated_conv2d, gated_conv2d_reference
 
@@ -30,6 +31,13 @@ pytest.importorskip("triton")
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 TOLERANCE = {torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """On a GPU PyTorch's convs, and so the kernels, round float32 by default."""
+    with exact_products():
+        yield
 
 
 def run(*arguments: str, **environment: str) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gaternet.training.calibration import calibrate
 from gaternet.training.config import Compute, Optimizer, Recipe, Sources
 from gaternet.training.loop import Probe, fit
 from gaternet.training.phases import build_model, train
+from gaternet.training.processes import Processes
 from gaternet.training.run import open_run
 from gaternet.training.trainer import Trainer
 from small_runs import (
@@ -176,6 +177,23 @@ def test_average_equals_a_hand_written_one() -> None:
 
 class Interrupted(Exception):
     pass
+
+
+def test_processes_send_nothing_that_lies_on_the_cpu() -> None:
+    """NCCL could not: of an average that is how many networks it is of."""
+
+    class Noting(Processes):
+        def take_from_first(self, tensors: Iterable[Tensor]) -> None:
+            taken.extend(tensors)
+
+    taken: list[Tensor] = []
+    recipe = with_batches(PLAIN, 40, ema=0.9)
+    trainer = Trainer(build_model(recipe), recipe, replace(cpu_plan(recipe), processes=Noting()))
+    trainer.train_epoch(few_digits(), Silent())
+    assert trainer.average is not None
+    assert all(tensor is not trainer.average.n_averaged for tensor in taken)
+    for network in (trainer.model, trainer.average.module):
+        assert all(any(b is tensor for tensor in taken) for b in network.buffers())
 
 
 def test_without_the_average_it_goes_on_with_what_was_averaged(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def augment(
     if augmentation.cutout:
         if mean is None:
             raise ValueError("cutout fills with the channels' means: give augment a mean")
-        size = torch.tensor(images.shape[2:], device=keys.device)
+        size = torch.tensor(images.shape[2:]).to(keys.device, non_blocking=True)
         centres = (draws[:, _CUTOUT] * size).long()
         images = cut_out(images, centres, augmentation.cutout, mean)
     return images
@@ -91,10 +91,14 @@ def cut_out(images: Tensor, centres: Tensor, size: int, mean: Sequence[float]) -
         inside.append((position >= 0) & (position < size))
     blank = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # (N, 1, H, W)
     levels = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8)
-    return torch.where(blank, levels.to(images.device)[None, :, None, None], images)
+    levels = levels.to(images.device, non_blocking=True)
+    return torch.where(blank, levels[None, :, None, None], images)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (images / 255 − mean) / std, (N, C, H, W) float32, from uint8."""
-    mean_, std_ = (torch.tensor(x, device=images.device)[:, None, None] for x in (mean, std))
-    return images * (1 / (255 * std_)) - mean_ / std_
+    mean_, std_ = (torch.tensor(x)[:, None, None] for x in (mean, std))
+    scale, shift = (
+        x.to(images.device, non_blocking=True) for x in (1 / (255 * std_), mean_ / std_)
+    )
+    return images * scale - shift

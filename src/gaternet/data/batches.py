@@ -138,9 +138,10 @@ def _from_memory(
     images: ImageSet, places: Iterable[Tensor], device: torch.device
 ) -> Iterator[Batch]:
     for index in places:
-        index = index.to(images.images.device)
+        # Without waiting for the step that a GPU may be taking.
+        index = index.to(images.images.device, non_blocking=True)
         pixels, labels = (x.index_select(0, index) for x in (images.images, images.labels))
-        yield Batch(*(x.to(device) for x in (index, pixels, labels)))
+        yield Batch(*(x.to(device, non_blocking=True) for x in (index, pixels, labels)))
 
 
 def _from_disk(
@@ -168,4 +169,4 @@ def _from_disk(
 
 def _on_device(part: Part, device: torch.device) -> Batch:
     index, labels = torch.tensor(part.places), torch.tensor(part.labels)
-    return Batch(index.to(device), part.images.to(device, non_blocking=True), labels.to(device))
+    return Batch(*(x.to(device, non_blocking=True) for x in (index, part.images, labels)))

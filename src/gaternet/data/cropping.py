@@ -54,7 +54,16 @@ def cut(image: Tensor, box: Box, size: int) -> Tensor:
     part = image[None, :, top : top + height, left : left + width]
     if (height, width) == (size, size):
         return part[0]
-    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+    return scale(part, size)[0]
+
+
+def scale(images: Tensor, size: int) -> Tensor:
+    """Return images (N, C, H, W) uint8 scaled to (N, C, size, size)."""
+    if images.device.type == "cpu":
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    # GPUs do not scale integers.
+    scaled = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def random_resized_crops(images: Tensor, draws: Tensor, smallest_area: float) -> Tensor:

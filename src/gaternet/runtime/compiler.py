@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from gaternet.binarizers import GateForm
 from gaternet.channels import is_batch_dependent
 from gaternet.errors import UserError
+from gaternet.evaluation_mode import exact_products
 from gaternet.gate_flow import follow
 from gaternet.gate_points import GatePoint, detach
 from gaternet.graph import trace
@@ -133,6 +134,7 @@ def _compile(
     return compiled
 
 
+@exact_products()
 def _compare(
     form: Callable[..., Any], masked: MaskedBackbone, images: Tensor, gates: Tensor
 ) -> None:

@@ -3,8 +3,8 @@
 Which blocks of 16 channels are open is sorted on the device, sample by sample, into buffers of
 fixed size: nothing waits for the host, so a CUDA graph captures it and then serves any gates.
 
-Sums are float32. Products of float32 are exact, or TF32's where the user allows them for matrix
-products: `torch.backends.cuda.matmul.allow_tf32 = True` (by its newer name, `fp32_precision`).
+Sums are float32. Products of float32 are TF32's where PyTorch's own convs have these, which is the
+default, and exact where not: `torch.backends.cudnn.conv.fp32_precision = "ieee"`.
 """
 
 import math
@@ -194,7 +194,8 @@ def _sorted_blocks(layer: Layer, gates: Tensor, output_gates: Tensor) -> Tensor:
 
 
 def _precision() -> str:
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return "tf32" if conv.fp32_precision == "tf32" else "ieee"
 
 
 def _processors(device: torch.device) -> int:

@@ -118,7 +118,8 @@ class Trainer:
         self.note_skipped(images)
         self.plan.processes.take_from_first(self.model.buffers())
         if self.average:
-            self.plan.processes.take_from_first(self.average.buffers())
+            # Not how many networks it is of, which NCCL could not send: it lies on the CPU.
+            self.plan.processes.take_from_first(self.average.module.buffers())
         reporter.step(self.epoch, self.epoch * steps, numbers)
         return numbers
 
@@ -159,7 +160,8 @@ class Trainer:
         seed = zlib.crc32(repr(place).encode())
         torch.default_generator.manual_seed(seed)
         if self.plan.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.plan.device):
+                torch.cuda.manual_seed(seed)
 
     def _set_stage(self, step: int, steps: int) -> None:
         self.set_stage((self.epoch + step / steps) / self.recipe.epochs)
