@@ -125,6 +125,9 @@ def test_normal_is_what_is_nearer_than_a_uniform_distribution(
     found = judged(open_gates=opened, all_open={"cat": 1, "eel": 99})[NORMALITY]
     assert found.verdict == verdict
     assert "100 images open all, 99 of them of class eel." in found.here
+    single = {"open_gates": opened, "opened": [*BEHAVIOUR["opened"][:-1], 99, 1]}
+    found = judged(**single, all_open={"cat": 0, "eel": 1})[NORMALITY]
+    assert "One image, of class eel, opens all." in found.here
     # Of 1,000 normal draws 95 in 100 stay within 0.043.
     assert ("not exactly normal" in found.here) == (distance in (0.147, 0.06))
     earlier = judged(open_gates=opened, all_open=None)[NORMALITY]

@@ -238,7 +238,7 @@ def _normality(behaviour: Behaviour) -> Finding:
         f"with a standard deviation of {opened.deviation:.1f}."
     )
     if opened.most == behaviour.gates:
-        here += f" {behaviour.opened[-1]:,} images open all{_most_of(behaviour.all_open)}."
+        here += f" {_that_open_all(behaviour.opened[-1], behaviour.all_open or {})}."
     verdict = UNCLEAR
     if opened.distance is not None:
         margin = chance_distance(behaviour.images)
@@ -278,12 +278,13 @@ def _cost(costs: Costs) -> str:
     )
 
 
-def _most_of(images: Mapping[str, int] | None) -> str:
-    """Say which class most of some images are of."""
-    if not images:
-        return ""
-    name = max(images, key=lambda each: images[each])
-    return f", {images[name]:,} of them of class {name}"
+def _that_open_all(count: int, by_class: Mapping[str, int]) -> str:
+    """Say how many images open every gate and, where known, which class most of them are of."""
+    name = max(by_class, key=lambda each: by_class[each], default="")
+    if count == 1:
+        return f"One image, of class {name}, opens all" if name else "One image opens all"
+    most = f", {by_class[name]:,} of them of class {name}" if name else ""
+    return f"{count:,} images open all{most}"
 
 
 def _subject(measured: Measurement[Behaviour], runs: Sequence[MeasuredRun], results: str) -> str:
