@@ -14,6 +14,7 @@ from gaternet.analysis.behaviour import Behaviour
 from gaternet.analysis.swaps import MAJORITY, OTHER_CLASS
 from gaternet.disk import write_file
 from gaternet.errors import UserError
+from gaternet.measured_runs import machines
 from gaternet.recipes import RECIPES
 from gaternet.reproduction.curves import as_trained, beside_plain, label, shown
 from gaternet.reproduction.error_tables import ErrorTable, error_tables
@@ -63,7 +64,7 @@ def errors(found: Results) -> Iterator[str]:
 
 def _error_table(shown: ErrorTable) -> Iterator[str]:
     dates = sorted({run.date for _, runs in shown.rows for run in runs if run.date})
-    hardware = sorted({run.hardware for _, runs in shown.rows for run in runs})
+    hardware = machines(run for _, runs in shown.rows for run in runs)
     yield f"{shown.title}; {' to '.join({dates[0]: 0, dates[-1]: 0})}, {'; '.join(hardware)}:"
     yield ""
     for line in shown.errors(RESULTS):

@@ -1,5 +1,6 @@
 """Measured runs: a folder of `result.json` files, under any names."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class MeasuredRun:
     """Of the networks that it started from, by part; none where the weights were fresh."""
     seed: int
     hardware: str
+    """All that it was trained on, one behind the other: "…; …"."""
     differs: list[str]
     """Settings in which it differs from its recipe, as given here."""
     file: str
@@ -64,6 +66,11 @@ class MeasuredRun:
     def row(self) -> str:
         """The recipe with the paper's schedule that it is measured for."""
         return self.recipe.removesuffix(SHORT)
+
+
+def machines(runs: Iterable[MeasuredRun]) -> list[str]:
+    """Return what runs were trained on, each machine once."""
+    return sorted({machine for run in runs for machine in run.hardware.split("; ")})
 
 
 def read_runs(folder: Path) -> list[MeasuredRun]:

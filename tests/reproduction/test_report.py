@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gaternet.measured_runs import MeasuredRun
+from gaternet.measured_runs import MeasuredRun, machines
 from gaternet.recipes import RECIPES
 from gaternet.reproduction.error_tables import ErrorTable, error_tables
 from gaternet.reproduction.report import render
@@ -425,3 +425,8 @@ def test_short_schedule_says_what_else_differs_from_the_paper_s() -> None:
     full = [replace(run, recipe=run.row) for run in (PLAIN, GATED)]
     assert said in page_of([PLAIN, GATED])
     assert "short schedule" not in page_of(full)
+
+
+def test_what_trained_several_runs_is_named_once() -> None:
+    runs = [replace(PLAIN, hardware=each) for each in ("b; c", "b", "a; c")]
+    assert machines(runs) == ["a", "b", "c"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import NamedTuple
 
-from gaternet.measured_runs import SHORT, MeasuredRun
+from gaternet.measured_runs import SHORT, MeasuredRun, machines
 from gaternet.recipes import RECIPES
 from gaternet.reproduction.comparison import Difference, compare, compare_on_images, spread
 from gaternet.reproduction.markdown import listed, table
@@ -258,7 +258,7 @@ def _computed_with(runs: Sequence[MeasuredRun]) -> str:
     versions = sorted({run.torch for run in runs if run.torch})
     torch = [f"torch {', '.join(versions)}"] if versions else []
     formats = sorted({run.precision for run in runs if run.precision})
-    return "; ".join([*sorted({run.hardware for run in runs}), *formats, *torch])
+    return "; ".join([*machines(runs), *formats, *torch])
 
 
 def _formats(rows: Sequence[tuple[Row, Sequence[MeasuredRun]]]) -> Iterator[str]:
